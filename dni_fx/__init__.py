@@ -1,0 +1,1 @@
+"""Cut a PyTorch model into stages that learn without waiting for one another."""

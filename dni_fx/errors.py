@@ -1,0 +1,29 @@
+"""What can go wrong in dni_fx. `passes.GraphError` covers what can go wrong in a graph."""
+
+
+class DniError(Exception):
+    """Base of every error that dni_fx raises on purpose."""
+
+
+class CaptureError(DniError):
+    """A model could not be turned into a graph. Says which front-ends were tried and why each failed."""
+
+
+class PlanError(DniError):
+    """A policy cannot cut this graph the way it was asked to."""
+
+
+class SynthesizerError(DniError):
+    """A synthesizer cannot be built for its boundary, or returned something that is not a gradient for it."""
+
+
+class StageError(DniError):
+    """A stage failed while training. Says which stage."""
+
+
+class ExportError(DniError):
+    """A model could not be written in the format asked for."""
+
+
+class FileError(DniError):
+    """A file cannot be read, is not what it claims to be, or cannot be written."""

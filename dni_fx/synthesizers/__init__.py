@@ -1,0 +1,19 @@
+"""Ways to guess a gradient. To add one: a file here, and its line in this table."""
+
+from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
+from passes import Registry
+
+SYNTHESIZERS: Registry[type[Synthesizer]] = Registry(
+    "synthesizer",
+    {
+        "auto": "dni_fx.synthesizers.auto:Auto",
+        "conv": "dni_fx.synthesizers.conv:Conv",
+        "linear": "dni_fx.synthesizers.linear:Linear",
+        "mlp": "dni_fx.synthesizers.mlp:MLP",
+        "oracle": "dni_fx.synthesizers.oracle:Oracle",
+        "zero": "dni_fx.synthesizers.zero:Zero",
+    },
+    group="dni_fx.synthesizers",
+)
+
+__all__ = ["SYNTHESIZERS", "Guess", "Learner", "Synthesizer"]

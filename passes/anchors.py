@@ -1,0 +1,100 @@
+"""Names of values by their place in the model, which outlive a capture.
+
+Node names (`add_2`, `sym_size_int_1`) differ between the train graph, the eval graph,
+front-ends and re-captures. An anchor says which call of which module made a value, and by
+which of its operations: `encoder.layers.0` is what that module returned on its first call,
+`encoder@1:add.2` the third addition in the second call of `encoder`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NewType
+
+from torch import fx
+
+Anchor = NewType("Anchor", str)
+
+ANCHOR = "dni_fx.anchor"
+"""The key under which a graph read from a file carries the anchors it was captured with."""
+
+
+def set_anchors(graph: fx.Graph) -> None:
+    """Give every computed value of a freshly captured graph its anchor, in `node.meta["anchor"]`.
+
+    Anchors are unique within the graph. O(V).
+    """
+    # One captured operation may have become several in a file; the last one made its value.
+    carried = {_carried(node): node for node in graph.nodes if _carried(node)}
+    counts: Counter[str] = Counter()
+    taken = set(carried)
+    for node in graph.nodes:
+        if node.op in {"placeholder", "get_attr", "output"}:
+            continue
+        if carried.get(anchor := _carried(node)) is not node:
+            place = _place(node)
+            while (anchor := _numbered(place, counts[place])) in taken:
+                counts[place] += 1
+            counts[place] += 1
+        taken.add(anchor)
+        node.meta["anchor"] = Anchor(anchor)
+
+
+def anchor_of(node: fx.Node) -> Anchor:
+    """The anchor that `set_anchors` gave to a node."""
+    return node.meta["anchor"]
+
+
+def module_of(anchor: Anchor) -> str:
+    """The path of the module whose call made the value, without the number of the call.
+
+    >>> module_of(Anchor("encoder.layers.0@1:add.2"))
+    'encoder.layers.0'
+    """
+    return anchor.partition(":")[0].partition("@")[0]
+
+
+def identifier(anchor: Anchor) -> str:
+    """The anchor as a name that a submodule can have.
+
+    >>> identifier(Anchor("encoder.layers.0@1:add.2"))
+    'encoder_layers_0_at1__add_2'
+    """
+    text = anchor.replace(":", "__").replace("@", "_at").strip("_")
+    return "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in text)
+
+
+def _carried(node: fx.Node) -> str:
+    return (node.meta.get("custom") or {}).get(ANCHOR, "")
+
+
+def _numbered(place: str, count: int) -> str:
+    if not count:
+        return place
+    return f"{place}.{count}" if ":" in place else f"{place}@{count}"
+
+
+def _place(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    path, call = _innermost(node)
+    return f"{path}{call}:{_operation(node)}"
+
+
+def _innermost(node: fx.Node) -> tuple[str, str]:
+    """Path of the innermost module call that holds the node, and `@n` if it is not the first call."""
+    stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
+    if not stack:
+        return "", ""
+    key, (path, _) = list(stack.items())[-1]
+    call = key.rpartition("@")[2] if "@" in key else ""
+    path = str(path).partition("@")[0].removeprefix("L['self']").lstrip(".")
+    return path, f"@{call}" if call else ""
+
+
+def _operation(node: fx.Node) -> str:
+    if isinstance(node.target, str):
+        return node.target
+    name = getattr(node.target, "__name__", str(node.target))
+    return name.split(".")[0]
+

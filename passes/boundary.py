@@ -1,0 +1,93 @@
+"""The hole that a cut leaves in a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+from typing_extensions import override
+
+from passes.anchors import Anchor
+
+
+@dataclass(frozen=True)
+class ValueSpec:
+    """What is known of one crossing value before it is there.
+
+    `shape` is its shape at the example; `dims` says which sizes follow the batch: an int
+    is fixed, an expression such as `b` or `2*b+1` depends on the input's batch size `b`.
+    `batch_dim` and `feature_dim` index the shape. The feature dimension comes from the
+    operation that made the value: rank cannot tell (batch, time, features) from
+    (batch, channels, length).
+    """
+
+    anchor: Anchor
+    shape: tuple[int, ...]
+    dims: tuple[int | str, ...]
+    dtype: torch.dtype
+    batch_dim: int = 0
+    feature_dim: int = -1
+
+
+@dataclass(frozen=True)
+class BoundarySpec:
+    """The values that cross one cut at one place, from the stage that makes them to their readers.
+
+    Several values are synthesized jointly (an LSTM's h and c). `delay` is 1 for state carried
+    to the next step; boundaries of one `group` share a synthesizer. `classes` is how many
+    classes a context of integer labels can have, 0 where that is not known.
+    """
+
+    name: str
+    values: tuple[ValueSpec, ...]
+    producer: int
+    consumers: tuple[int, ...]
+    delay: int = 0
+    rate: int = 1
+    group: str = ""
+    classes: int = 0
+
+    @property
+    def value(self) -> ValueSpec:
+        """The only value of a boundary that has one.
+
+        Raises:
+            ValueError: there are several.
+        """
+        (only,) = self.values
+        return only
+
+    @property
+    def path(self) -> str:
+        """The submodule's place in the model: what fills a boundary lives under `dni.`."""
+        return f"{CONTAINER}.{self.name}"
+
+
+CONTAINER = "dni"
+"""The child module under which every boundary lives."""
+
+
+class Boundary(nn.Module):
+    """Identity. Marks a crossing; whoever gives the cut a meaning replaces the module.
+
+    The spec lives here and not in `node.meta`, which does not survive pickling.
+    """
+
+    def __init__(self, spec: BoundarySpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @override
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return value
+
+
+def boundaries(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, BoundarySpec]]:
+    """Every boundary in the graph, in order, whatever now fills it."""
+    for node in gm.graph.nodes:
+        if node.op == "call_module":
+            spec = getattr(gm.get_submodule(str(node.target)), "spec", None)
+            if isinstance(spec, BoundarySpec):
+                yield node, spec

@@ -1,0 +1,42 @@
+"""What is known of the value of a node without running the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a run on fake tensors tells about one node; kept in `node.meta["value"]`.
+
+    `shape`, `dims`, `batch_dim`, `feature_dim` and `dtype` speak of a value that is one tensor and are
+    empty for anything else (a tuple, an int, None). They mean what they mean in `ValueSpec`; `batch_dim`
+    is -1 where no size follows the batch. `aliases` names the earlier nodes whose memory the value
+    shares, `mutates` those whose memory this node writes to. `random` says that it draws random
+    numbers. `flops` counts its forward pass alone, `bytes` all tensors in the value.
+    """
+
+    shape: tuple[int, ...] | None = None
+    dims: tuple[int | str, ...] = ()
+    dtype: torch.dtype | None = None
+    batch_dim: int = -1
+    feature_dim: int = -1
+    requires_grad: bool = False
+    aliases: frozenset[str] = field(default_factory=frozenset[str])
+    mutates: frozenset[str] = field(default_factory=frozenset[str])
+    random: bool = False
+    flops: int = 0
+    bytes: int = 0
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether the value is one tensor, so that it may cross a cut by itself."""
+        return self.shape is not None
+
+
+def value_of(node: fx.Node) -> Value:
+    """What `annotate-shapes` found out about a node; an empty `Value` where it has not been."""
+    return node.meta.get("value", Value())
