@@ -1,1 +1,59 @@
 """Cut a PyTorch model into stages that learn without waiting for one another."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dni_fx import marker as marker  # registers the operator that files hold
+
+if TYPE_CHECKING:
+    from dni_fx.decoupled import Decoupled as Decoupled
+    from dni_fx.errors import DniError as DniError
+    from dni_fx.interface import Interface as Interface
+    from dni_fx.program import Program as Program
+    from dni_fx.trainer import accuracy as accuracy
+    from dni_fx.verbs import boundaries as boundaries
+    from dni_fx.verbs import capture as capture
+    from dni_fx.verbs import decouple as decouple
+    from dni_fx.verbs import decouple_ as decouple_
+    from dni_fx.verbs import evaluate as evaluate
+    from dni_fx.verbs import export as export
+    from dni_fx.verbs import load as load
+    from dni_fx.verbs import parameter_groups as parameter_groups
+    from dni_fx.verbs import plan as plan
+    from dni_fx.verbs import recouple as recouple
+    from dni_fx.verbs import save as save
+    from dni_fx.verbs import stages as stages
+    from dni_fx.verbs import train as train
+    from dni_fx.verbs import verify as verify
+    from passes import GraphError as GraphError
+    from passes import Plan as Plan
+
+_VERBS = (
+    "boundaries capture decouple decouple_ evaluate export load parameter_groups plan recouple save stages "
+    "train verify"
+)
+# Names are imported when they are first used, so that `import dni_fx` costs little more than torch.
+_HOME = {name: "dni_fx.verbs" for name in _VERBS.split()} | {
+    "Decoupled": "dni_fx.decoupled",
+    "DniError": "dni_fx.errors",
+    "GraphError": "passes",
+    "Interface": "dni_fx.interface",
+    "Plan": "passes",
+    "Program": "dni_fx.program",
+    "accuracy": "dni_fx.trainer",
+}
+
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dni_fx' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -13,10 +13,14 @@ class Value:
     """What a run on fake tensors tells about one node; kept in `node.meta["value"]`.
 
     `shape`, `dims`, `batch_dim`, `feature_dim` and `dtype` speak of a value that is one tensor and are
-    empty for anything else (a tuple, an int, None). They mean what they mean in `ValueSpec`; `batch_dim`
-    is -1 where no size follows the batch. `aliases` names the earlier nodes whose memory the value
-    shares, `mutates` those whose memory this node writes to. `random` says that it draws random
-    numbers. `flops` counts its forward pass alone, `bytes` all tensors in the value.
+    empty for anything else (a tuple, an int, None). They mean what they mean in `ValueSpec`, and a size
+    that does not follow the batch linearly is `?` in `dims`; `batch_dim` is -1 where no size follows the
+    batch, `feature_dim` where there is no dimension at all.
+
+    `requires_grad` says that some tensor in the value does. `aliases` names the earlier nodes whose
+    memory the value shares, `mutates` those whose memory this node writes to. `random` says that it draws
+    random numbers. `flops` counts its forward pass alone, `bytes` all tensors in the value; `uncounted`
+    names the operations that read a weight matrix and that `flops` knows nothing of.
     """
 
     shape: tuple[int, ...] | None = None
@@ -30,6 +34,7 @@ class Value:
     random: bool = False
     flops: int = 0
     bytes: int = 0
+    uncounted: frozenset[str] = field(default_factory=frozenset[str])
 
     @property
     def is_tensor(self) -> bool:
@@ -38,5 +43,5 @@ class Value:
 
 
 def value_of(node: fx.Node) -> Value:
-    """What `annotate-shapes` found out about a node; an empty `Value` where it has not been."""
+    """What `annotate` found out about a node; an empty `Value` where it has not been."""
     return node.meta.get("value", Value())

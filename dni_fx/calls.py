@@ -1,0 +1,94 @@
+"""A call of a model, taken apart into its tensors and everything else.
+
+A captured graph is a function of tensors alone. What else a call passes (numbers, flags, None, the
+nesting of tuples and dictionaries) is fixed at capture, so a graph serves the calls of one form.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Form:
+    """Everything about a call except the values of its tensors. Two calls of one form share a graph."""
+
+    spec: pytree.TreeSpec
+    constants: tuple[tuple[int, Any], ...]
+    kinds: tuple[tuple[torch.dtype, bool], ...]
+    names: tuple[str, ...]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Form:
+        return self
+
+    def rebuild(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments with `leaves` in the places of the tensors, in order."""
+        fixed = dict(self.constants)
+        rest = iter(leaves)
+        total = len(fixed) + len(self.names)
+        return pytree.tree_unflatten([fixed[i] if i in fixed else next(rest) for i in range(total)], self.spec)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A form and the tensors that fill it, each named after the argument that it came in."""
+
+    form: Form
+    leaves: tuple[Tensor, ...]
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and keyword arguments of the call."""
+        return self.form.rebuild(self.leaves)
+
+    def named(self) -> dict[str, Tensor]:
+        """The tensors by the names of the arguments that hold them."""
+        return dict(zip(self.form.names, self.leaves, strict=True))
+
+    @property
+    def batch(self) -> int:
+        """The first size of the first tensor that has one, 1 if there is none."""
+        return next((leaf.shape[0] for leaf in self.leaves if leaf.dim()), 1)
+
+
+def call_of(signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str, Any]) -> Call:
+    """The call `f(*args, **kwargs)` of a function with this signature.
+
+    `f(x)` and `f(x=x)` are the same call.
+
+    Raises:
+        TypeError: the arguments do not fit the signature.
+    """
+    bound = signature.bind(*args, **kwargs)
+    flat, spec = pytree.tree_flatten((bound.args, bound.kwargs))
+    tensors = [item for item in flat if isinstance(item, Tensor)]
+    constants = tuple((i, item) for i, item in enumerate(flat) if not isinstance(item, Tensor))
+    kinds = tuple((tensor.dtype, tensor.requires_grad) for tensor in tensors)
+    return Call(Form(spec, constants, kinds, _names(signature, bound)), tuple(tensors))
+
+
+def _names(signature: inspect.Signature, bound: inspect.BoundArguments) -> tuple[str, ...]:
+    # By far the most calls pass tensors side by side; walking paths would cost them 20 microseconds.
+    if all(isinstance(value, Tensor) for value in bound.arguments.values()):
+        return tuple(bound.arguments)
+    positional = [
+        f"{name}_{i}" if parameter.kind is inspect.Parameter.VAR_POSITIONAL else name
+        for name, parameter in signature.parameters.items()
+        if name in bound.arguments and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        for i in range(len(bound.arguments[name]) if parameter.kind is parameter.VAR_POSITIONAL else 1)
+    ]
+    # `bound.args` ends where a keyword-only argument begins; those are named by their keys.
+    names: list[str] = []
+    paths, _ = pytree.tree_flatten_with_path((bound.args, bound.kwargs))
+    for (where, *path), value in paths:
+        if isinstance(value, Tensor):
+            first, *rest = (str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
+            is_positional = getattr(where, "idx", 0) == 0
+            names.append("_".join([positional[int(first)] if is_positional else first, *rest]))
+    return tuple(names)

@@ -1,0 +1,210 @@
+"""Is a cut model equal where it must be, and cut where it must be?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from dni_fx.calls import Call
+from dni_fx.cutting import CutGraph
+from dni_fx.decoupled import Decoupled, detach, dnis
+from dni_fx.dni import DNI
+from dni_fx.modes import eval_mode, training_mode
+from dni_fx.stage import shared_parameters
+from passes.boundary import CONTAINER
+from passes.leaks import leaks
+
+_SEED = 0
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+"""How far gradients may be apart, relative to the largest element: adding in another order rounds differently."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property: whether it holds, and the figure or names that say so."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found. It is true if every check is."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check holds."""
+        return all(check.ok for check in self.checks)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        width = max(len(check.name) for check in self.checks)
+        lines = [f"{'ok  ' if c.ok else 'FAIL'}  {c.name:<{width}}  {c.found}" for c in self.checks]
+        return "\n".join(lines)
+
+
+def check(cut: Decoupled, call: Call) -> Report:
+    """Compare a cut model with its original on an example. Both are copied first, so nothing changes."""
+    with torch.random.fork_rng(devices=_devices(call)), torch.enable_grad():
+        return Report(tuple(_checks(cut, call)))
+
+
+def _checks(cut: Decoupled, call: Call) -> Iterator[Check]:
+    yield _forward_in_train(*_twins(cut), call)
+    yield _forward_in_eval(*_twins(cut), call)
+    yield _oracle(*_twins(cut), call)
+    ours, _ = _twins(cut)
+    with training_mode(ours):
+        graph = ours._dni.graph(ours, call)
+    found = tuple(leaks(graph.marked.module(ours)))
+    yield Check("no gradient path past a boundary", not found, ", ".join(found) or f"{len(dnis(cut))} boundaries")
+    yield _scaling(ours, graph, call)
+    shared = shared_parameters(graph.road.stages)
+    listed = ", ".join(f"{name} (stages {' and '.join(map(str, at))})" for name, at in shared.items())
+    yield Check("parameters that several stages read", True, listed or "none")
+    yield _keys(cut)
+
+
+def _twins(cut: Decoupled) -> tuple[Decoupled, nn.Module]:
+    """Two copies of the same state: the cut model, and the model as it was before."""
+    return copy.deepcopy(cut), detach(copy.deepcopy(cut))
+
+
+def _forward_in_train(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
+    with training_mode(ours), training_mode(theirs):
+        a, b = _seeded(ours, call), _seeded(theirs, call)
+        buffers = [name for name, buffer in theirs.named_buffers() if not _equal(buffer, ours.get_buffer(name))]
+    apart = _distance(a, b)
+    says = f"largest difference {apart:g}" + (f"; buffers differ: {', '.join(buffers)}" if buffers else "")
+    return Check("forward in train mode is bit-identical", apart == 0 and not buffers, says)
+
+
+def _forward_in_eval(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
+    with eval_mode(ours), eval_mode(theirs), torch.no_grad():
+        graph = ours._dni.graph(ours, call)
+        torch.manual_seed(_SEED)
+        marked = pytree.tree_unflatten(graph.marked.whole(ours, *_fresh(call)), graph.capture.out_spec)
+        wanted = _seeded(theirs, call)
+        apart = max(_distance(_seeded(ours, call), wanted), _distance(marked, wanted))
+    return Check("forward in eval mode is bit-identical", apart == 0, f"largest difference {apart:g}")
+
+
+def _oracle(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
+    ours._dni.step.exact = True
+    with training_mode(ours), training_mode(theirs):
+        _objective(_seeded(ours, call)).backward()
+        _objective(_seeded(theirs, call)).backward()
+    worst, where, fine = 0.0, "", True
+    for name, parameter in theirs.named_parameters():
+        apart = _relative(parameter.grad, ours.get_parameter(name).grad)
+        fine = fine and apart <= _TOLERANCE.get(parameter.dtype, 0.0)
+        if apart > worst:
+            worst, where = apart, f" at {name}"
+    return Check("gradients under oracle equal backprop's", fine, f"largest relative difference {worst:.1e}{where}")
+
+
+def _scaling(ours: Decoupled, graph: CutGraph, call: Call) -> Check:
+    """Multiply the loss: gradients of stages that do not make an output must not notice."""
+    name = "scaling the loss changes no earlier gradient"
+    if exact := [name for name, dni in dnis(ours).items() if dni.mix]:
+        return Check(name, True, f"not asked of {', '.join(exact)}: the true gradient is mixed in")
+    touched = {n for stage in graph.road.stages if not stage.is_releasable for n in stage.named_parameters()}
+    early = [n for stage in graph.road.stages for n in stage.named_parameters() if n not in touched]
+    for dni in dnis(ours).values():
+        _stir(dni)
+    results: list[list[Tensor | None]] = []
+    with training_mode(ours):
+        for factor in (1.0, 8.0):
+            twin = copy.deepcopy(ours)
+            (_objective(_seeded(twin, call)) * factor).backward()
+            results.append([twin.get_parameter(n).grad for n in early])
+    changed = [n for n, a, b in zip(early, *results, strict=True) if _relative(a, b)]
+    return Check(name, not changed, ", ".join(changed[:5]) or f"{len(early)} parameters of earlier stages unchanged")
+
+
+def _stir(dni: DNI) -> None:
+    """Make a DNI send something: a fresh one sends zeros, which would prove nothing."""
+    draw = torch.Generator().manual_seed(_SEED)
+    with torch.no_grad():
+        for parameter in dni.learner.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
+        dni.get_buffer("mean_square").fill_(1)
+
+
+def _keys(cut: Decoupled) -> Check:
+    before, now = detach(cut).state_dict(), cut.state_dict()
+    lost = [key for key in before if key not in now]
+    added = [key for key in now if key not in before and not key.startswith(f"{CONTAINER}.")]
+    says = f"{len(before)} kept, {len(now) - len(before)} under {CONTAINER}."
+    if lost or added:
+        says = f"lost: {', '.join(lost) or 'none'}; added: {', '.join(added) or 'none'}"
+    return Check("state-dict keys are kept", not lost and not added, says)
+
+
+def _seeded(model: Callable[..., Any], call: Call) -> Any:
+    args, kwargs = call.form.rebuild(_fresh(call))
+    torch.manual_seed(_SEED)
+    return model(*args, **kwargs)
+
+
+def _fresh(call: Call) -> list[Tensor]:
+    """Copies of the inputs: a model may write to them."""
+    return [leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in call.leaves]
+
+
+def _objective(outputs: Any) -> Tensor:
+    """A scalar on which every element of every output has an influence of its own."""
+    draw = torch.Generator().manual_seed(_SEED)
+    total = torch.zeros(())
+    for value in pytree.tree_leaves(outputs):
+        if isinstance(value, Tensor) and value.requires_grad:
+            weights = torch.randn(value.shape, generator=draw, dtype=torch.float64).to(value)
+            total = total.to(value) + (value * weights).sum()
+    return total
+
+
+def _distance(a: Any, b: Any) -> float:
+    """The largest difference of two outputs; infinity if they are not of one form."""
+    ours, theirs = pytree.tree_flatten(a), pytree.tree_flatten(b)
+    if ours[1] != theirs[1]:
+        return float("inf")
+    return max((_apart(x, y) for x, y in zip(ours[0], theirs[0], strict=True)), default=0.0)
+
+
+def _apart(a: Any, b: Any) -> float:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return 0.0 if type(a) is type(b) and bool(a == b) else float("inf")
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return float("inf")
+    if _equal(a, b):
+        return 0.0
+    return float((a.detach().double() - b.detach().double()).abs().nan_to_num(float("inf")).max())
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a.detach(), b.detach(), rtol=0, atol=0, equal_nan=True)
+
+
+def _relative(a: Tensor | None, b: Tensor | None) -> float:
+    """Largest difference by the largest element. No gradient at all is a gradient of zeros."""
+    if a is None or b is None:
+        there = a if a is not None else b
+        return 0.0 if there is None or not there.any() else float("inf")
+    largest = float(a.abs().max()) if a.numel() else 0.0
+    apart = _apart(a, b)
+    return apart / largest if largest else apart
+
+
+def _devices(call: Call) -> list[int]:
+    return sorted({leaf.device.index for leaf in call.leaves if leaf.device.type == "cuda"})

@@ -1,0 +1,200 @@
+"""How a model is cut, and its graphs so far: one for each mode and form of call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from dni_fx.calls import Call, call_of
+from dni_fx.dni import DNI, Step
+from dni_fx.errors import DniError, PlanError
+from dni_fx.program import Capture, Key, Program, key_of, signature_of
+from dni_fx.release import release
+from dni_fx.stage import Road, road
+from passes import BoundarySpec, Pipeline, Plan, boundaries
+from passes.boundary import CONTAINER
+from passes.code import compile_graph
+from passes.mark_boundaries import MarkBoundaries
+from passes.split_stages import split_stages
+
+
+class Interfaces(nn.Module):
+    """Holds the DNIs of a model by the names of their boundaries.
+
+    State that is loaded before the boundary is there waits for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: dict[str, Tensor] = {}
+
+    def settle(self, name: str) -> None:
+        """Load what waited for the boundary that has just been filled."""
+        mine = {key: value for key, value in self._waiting.items() if key.startswith(f"{name}.")}
+        if mine:
+            self.get_submodule(name).load_state_dict({k.removeprefix(f"{name}."): v for k, v in mine.items()})
+            self._waiting = {key: value for key, value in self._waiting.items() if key not in mine}
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        filled = dict(self.named_children())
+        for key, value in state_dict.items():
+            name = key.removeprefix(prefix)
+            if key.startswith(prefix) and name.partition(".")[0] not in filled:
+                self._waiting[name] = value
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A graph with its boundaries, as data and as code. It belongs to no tree, so copies of a model share it."""
+
+    graph: fx.Graph
+    specs: tuple[BoundarySpec, ...]
+    whole: Callable[..., Any]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Marked:
+        return self
+
+    def module(self, tree: nn.Module) -> fx.GraphModule:
+        """The graph over the modules of `tree`, which holds whatever fills the boundaries."""
+        return fx.GraphModule(tree, self.graph)
+
+
+@dataclass
+class CutGraph:
+    """One graph of the model with its cuts: whole, and stage by stage."""
+
+    key: Key
+    capture: Capture
+    marked: Marked
+    road: Road
+
+
+class Cutting:
+    """Everything that a drop-in adds to its model, but for the synthesizers' parameters.
+
+    `plan` is a plan or what chooses one when the first graph is there; `fill` puts a DNI for a boundary
+    into a container; `context` names the model input that holds the labels.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        plan: Plan | Callable[[fx.GraphModule], Plan],
+        fill: Callable[[nn.Module, BoundarySpec, Step], None],
+        classes: int,
+        context: str,
+    ) -> None:
+        self.program = program
+        self.plan = plan
+        self.fill = fill
+        self.classes = classes
+        self.context = context
+        self.step = Step()
+        self.interfaces = Interfaces()
+        self.instance_forward: Callable[..., Any] | None = None
+        self.graphs: list[CutGraph] = []
+
+    def forward(self, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
+        """Run the cut graph for this call in train mode; the synthesizers learn from the step before."""
+        call = call_of(signature_of(tree), args, kwargs)
+        graph = self.graph(tree, call)
+        self.begin(call, context)
+        values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
+        if graph.road.split.in_order:
+            outputs = run_stages(graph.road, values, self.filled())
+        else:
+            outputs = graph.marked.whole(tree, *call.leaves)
+        return pytree.tree_unflatten(outputs, graph.capture.out_spec)
+
+    def begin(self, call: Call, context: Tensor | None) -> None:
+        """Start a training step: the learners take the update that waits, and hear of the new batch."""
+        for dni in self.filled().values():
+            dni.step()
+        self.step.batch = call.batch
+        if context is None and self.context:
+            named = call.named()
+            if self.context not in named:
+                raise DniError(
+                    f"the context is to be the model's input {self.context!r}, and this call has only "
+                    f"{', '.join(named)}."
+                )
+            context = named[self.context]
+        self.step.context = context
+
+    def filled(self) -> dict[str, DNI]:
+        """The DNIs there are, by the names of their boundaries."""
+        return {name: dni for name, dni in self.interfaces.named_children() if isinstance(dni, DNI)}
+
+    def graph(self, tree: nn.Module, call: Call) -> CutGraph:
+        """The cut graph for calling `tree` like this in its present mode, made now if there is none.
+
+        Raises:
+            CaptureError: no front-end can capture the model.
+            PlanError: the graph cannot be cut as asked.
+        """
+        key = key_of(tree, call)
+        for known in self.graphs:
+            if known.key == key and known.capture.fits(call):
+                return known
+        capture = self.program.capture(tree, call)
+        captured = capture.module(tree)
+        if not isinstance(self.plan, Plan):
+            self.plan = self.plan(captured)
+            self.program.history.append(f"plan: {self.plan}")
+        marked = Pipeline((MarkBoundaries(self.plan, self._classes(capture)),)).run(captured)
+        specs = tuple(spec for _, spec in boundaries(marked))
+        self._fill(tree, specs)
+        code = Marked(marked.graph, specs, compile_graph(marked.graph))
+        made = CutGraph(key, capture, code, road(tree, split_stages(marked, self.plan)))
+        self.graphs.append(made)
+        return made
+
+    def _classes(self, capture: Capture) -> int:
+        """How many classes a context can have: as many as the model's only, or first, output has features."""
+        if self.classes:
+            return self.classes
+        outputs = next(iter(reversed(capture.graph.nodes))).all_input_nodes
+        shapes = [node.meta["value"].shape for node in outputs if node.meta["value"].requires_grad]
+        last = [shape[-1] for shape in shapes if shape is not None and len(shape) > 1]
+        return last[0] if last and last[0] <= _MANY else 0
+
+    def _fill(self, tree: nn.Module, specs: tuple[BoundarySpec, ...]) -> None:
+        filled = self.filled()
+        new = [spec for spec in specs if spec.name not in filled]
+        if filled and new and self.graphs:
+            names = ", ".join(spec.name for spec in new)
+            raise PlanError(
+                f"in this mode other values cross the cuts ({names}) than where the model was first captured "
+                f"({', '.join(filled)}): it computes something else inside of them. Cut after whole modules."
+            )
+        like = next((p for p in tree.parameters() if p.is_floating_point()), None)
+        for spec in new:
+            self.fill(self.interfaces, spec, self.step)
+            dni = self.interfaces.get_submodule(spec.name).train(tree.training)
+            if like is not None:
+                dni.to(like.device)
+            self.interfaces.settle(spec.name)
+        names = [f"{CONTAINER}.{name}" for name in self.interfaces.state_dict()]
+        vars(tree)["_ddp_params_and_buffers_to_ignore"] = names  # DDP waits for gradients that never come
+
+
+_MANY = 1024
+"""Classes beyond which a context is not prepared for unasked: its weights would outgrow the stage."""
+
+
+def run_stages(road: Road, values: dict[str, Any], dnis: Mapping[str, DNI]) -> list[Any]:
+    """Run stage after stage; each runs backward at once where its gradient is known by then."""
+    for stage, drops in zip(road.stages, road.drops, strict=True):
+        mine = [dnis[name] for name in stage.crossings]
+        if stage.is_releasable and all(dni.mix == 0 for dni in mine):
+            values |= release(stage, values, mine)
+        else:
+            values |= stage.run(stage.reads(values))
+            for name, dni in zip(stage.crossings, mine, strict=True):
+                values[name] = dni(values[name])
+        for name in drops:
+            values.pop(name, None)
+    return road.result(values)

@@ -1,0 +1,148 @@
+"""A cut model that stands in for the model it was made from."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from dni_fx.cutting import Cutting
+from dni_fx.dni import DNI
+from dni_fx.errors import DniError
+from passes.boundary import CONTAINER
+from passes.shell import shell
+
+
+class Decoupled(nn.Module):
+    """A drop-in: it trains in any loop, and in `eval()` it is the original model.
+
+    It is an instance of the model's own class as well, keeps its methods, attributes and parameter
+    names, and shares its parameters and buffers. What it adds is underscored, but for
+    `gradient_scale` and the child module `dni`, which holds the synthesizers.
+    """
+
+    _dni: Cutting
+
+    @property
+    def gradient_scale(self) -> float:
+        """What the user's loop multiplies its loss by (a loss scaler; 1/k when accumulating k batches)."""
+        return self._dni.step.gradient_scale
+
+    @gradient_scale.setter
+    def gradient_scale(self, value: float) -> None:
+        self._dni.step.gradient_scale = float(value)
+
+    @override
+    def forward(self, *args: Any, dni_context: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """What the original model returns for the same arguments, bit for bit.
+
+        In train mode with gradients enabled, backward then sends synthetic gradients across the cuts;
+        `dni_context` is handed to the synthesizers, usually the labels. The first such call captures
+        and cuts the model if no example was given before.
+
+        Raises:
+            CaptureError: no front-end can capture the model.
+            PlanError: the captured graph cannot be cut as asked.
+        """
+        if not (self.training and torch.is_grad_enabled()):
+            return run_original(self, args, kwargs)
+        return self._dni.forward(self, args, kwargs, dni_context)
+
+
+def attach(tree: nn.Module, cutting: Cutting) -> Decoupled:
+    """Turn a model into a drop-in of its own class, in place.
+
+    Raises:
+        DniError: the model is decoupled already, or has an attribute where the synthesizers would live.
+    """
+    if isinstance(tree, Decoupled):
+        raise DniError("this model is decoupled already; dni_fx.recouple(model) undoes that.")
+    if hasattr(tree, CONTAINER):
+        raise DniError(
+            f"cannot decouple {type(tree).__name__}: it has an attribute {CONTAINER!r}, where the synthesizers "
+            "would live. Rename it, or decouple a module that holds the model."
+        )
+    # A forward that was set on the instance would hide the one of the class.
+    cutting.instance_forward = vars(tree).pop("forward", None)
+    tree.__class__ = _with_cuts(type(tree))
+    assert isinstance(tree, Decoupled)
+    vars(tree)["_dni"] = cutting
+    tree.add_module(CONTAINER, cutting.interfaces)
+    tree.dni.training = tree.training
+    return tree
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """A shell of a model with its own class and without its DNIs; of any other model, a plain shell."""
+    if not isinstance(model, Decoupled):
+        return shell(model)
+    twin = object.__new__(type(model).__mro__[2])
+    state = {name: value for name, value in vars(model).items() if name != "_dni"}
+    state["_modules"] = {name: child for name, child in model.named_children() if name != CONTAINER}
+    if model._dni.instance_forward is not None:
+        state["forward"] = model._dni.instance_forward
+    state.pop("_ddp_params_and_buffers_to_ignore", None)
+    twin.__dict__.update(state)
+    return shell(twin)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Like `detach`, but with dictionaries of its own, so that whoever scribbles on it alters nothing."""
+    return shell(detach(model), replace=lambda tensor: tensor)
+
+
+def run_original(model: Decoupled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the forward of the model that was decoupled returns; it does not meet the DNIs."""
+    # A model may walk over its children, as nn.Sequential does; ours is no layer of it.
+    interfaces = vars(model)["_modules"].pop(CONTAINER, None)
+    try:
+        if model._dni.instance_forward is not None:
+            return model._dni.instance_forward(*args, **kwargs)
+        return super(Decoupled, model).forward(*args, **kwargs)
+    finally:
+        if interfaces is not None:
+            vars(model)["_modules"][CONTAINER] = interfaces
+
+
+def dnis(model: Decoupled) -> dict[str, DNI]:
+    """The DNI of each boundary, by name; empty before the first batch of a model captured lazily."""
+    return {name: child for name, child in model.dni.named_children() if isinstance(child, DNI)}
+
+
+@functools.cache
+def _with_cuts(cls: type[nn.Module]) -> type[Decoupled]:
+    """The drop-in class over a user's class; the same one each time, so that types compare equal."""
+
+    @functools.wraps(cls.forward)
+    def forward(self: Decoupled, *args: Any, **kwargs: Any) -> Any:
+        return Decoupled.forward(self, *args, **kwargs)
+
+    names = {
+        "forward": forward,
+        "__doc__": inspect.getdoc(cls),
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__reduce__": _reduce,
+    }
+    return type(cls.__name__, (Decoupled, cls), names)
+
+
+def _reduce(self: Decoupled) -> tuple[Any, ...]:
+    """How copy and pickle make another one: from the user's class, since ours has no name to import."""
+    return _blank, (type(self).__mro__[2],), vars(self)
+
+
+def _blank(cls: type[nn.Module]) -> Decoupled:
+    return object.__new__(_with_cuts(cls))
+
+
+def own_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the model itself, without those of synthesizers that update themselves."""
+    own = {id(p) for dni in dnis(model).values() if dni.optimizer is not None for p in dni.parameters()} if isinstance(
+        model, Decoupled
+    ) else set[int]()
+    return [p for p in model.parameters() if id(p) not in own]

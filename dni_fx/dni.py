@@ -1,0 +1,249 @@
+"""The synthetic-gradient node.
+
+Jaderberg et al. 2017, "Decoupled Neural Interfaces using Synthetic Gradients",
+https://arxiv.org/abs/1608.05343. This file and `release.py` are the two that bend autograd.
+
+    value ────────────┬──────────────────▶ value        forward: identity
+                      ▼
+                 synthesizer
+                      │ synthetic
+    synthetic ◀───────┤◀────────────────── true         backward: the guess goes up,
+                      ▼                                 the truth stays here
+          d/d guess  mean((guess - true)²)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dni_fx.errors import StageError, SynthesizerError
+from dni_fx.interface import Interface
+from dni_fx.learning import Adam
+from dni_fx.synthesizers import Learner
+from passes import BoundarySpec
+
+_MEMORY = 0.99
+"""How much of the running mean square of the targets stays at each new one."""
+
+
+@dataclass
+class Step:
+    """What every DNI of one model must know of the step that is under way.
+
+    `context` is what the synthesizers may see beside the value. `batch` is the batch size of the input,
+    `gradient_scale` what the user's loop multiplies its loss by. `exact` sends true gradients up
+    everywhere. With `record`, DNIs keep how well they guessed.
+    """
+
+    context: Tensor | None = None
+    batch: int = 1
+    gradient_scale: float = 1.0
+    exact: bool = False
+    record: bool = False
+
+
+@dataclass
+class Synthesis:
+    """One guess: per-sample gradients in units of their root mean square, and what they were made for."""
+
+    gradients: tuple[Tensor, ...]
+    objective: Tensor | None
+    batch: int
+    gradient_scale: float
+    record: bool
+    fired: bool = field(default=False)
+
+
+class DNI(nn.Module):
+    """Fills a boundary. Forward is the identity; backward sends a guess instead of the truth.
+
+    Synthesizers see per-sample gradients (times the batch size, since a mean loss divides by it) in
+    units of their running root mean square, so neither batch size nor the scale of the loss matters.
+    """
+
+    def __init__(self, spec: BoundarySpec, learner: Learner, interface: Interface, exact: bool, step: Step) -> None:
+        super().__init__()
+        self.spec = spec
+        self.interface = interface
+        self.is_oracle = exact
+        self.learner = learner
+        self.optimizer = Adam(learner.parameters(), interface.lr) if interface.lr else None
+        self.register_buffer("mean_square", torch.zeros(len(spec.values)))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.cosine: Tensor | None = None
+        self.__dict__["now"] = step  # shared by all DNIs of a model
+        self._count: int | None = None
+
+    @property
+    def mix(self) -> float:
+        """The part of the true gradient in what goes up now: 1 while warming up."""
+        now: Step = self.__dict__["now"]
+        if self.is_oracle or now.exact or self._seen() < self.interface.warmup:
+            return 1.0
+        return self.interface.mix
+
+    @override
+    def forward(self, value: Tensor) -> Tensor:
+        """(batch, *features) to (batch, *features), unchanged.
+
+        Raises:
+            SynthesizerError: the guess has not the shape of the value.
+        """
+        now: Step = self.__dict__["now"]
+        mix = self.mix
+        if not (torch.is_grad_enabled() and value.requires_grad) or (mix == 1 and not self._learns(now)):
+            return value
+        synthesis = self.synthesize((value.detach(),))
+        return cast("Tensor", _Substitute.apply(self, synthesis, mix, value))
+
+    def synthesize(self, values: tuple[Tensor, ...]) -> Synthesis:
+        """A guess for detached values, each `(batch, *features)`, with a graph to the learner's parameters.
+
+        Raises:
+            SynthesizerError: a guess has not the shape of its value.
+        """
+        now: Step = self.__dict__["now"]
+        with torch.set_grad_enabled(self._learns(now)):
+            guess = self.learner(values, now.context)
+        for value, gradient, known in zip(values, guess.gradients, self.spec.values, strict=True):
+            if gradient.shape != value.shape:
+                raise SynthesizerError(
+                    f"at {self.spec.name} (after {known.anchor}) {type(self.learner).__name__} "
+                    f"returned {tuple(gradient.shape)} for a value of shape {tuple(value.shape)}. "
+                    "A gradient has the shape of its value."
+                )
+        return Synthesis(guess.gradients, guess.objective, now.batch, now.gradient_scale, now.record)
+
+    def upward(
+        self, synthesis: Synthesis, values: Sequence[Tensor], true: Sequence[Tensor | None], mix: float
+    ) -> tuple[Tensor | None, ...]:
+        """What goes up: mix * true + (1 - mix) * scale * synthetic, in the units of the user's loss.
+
+        Sources:
+            Jaderberg et al. 2017 (mix = 0); Pemberton and Costa 2024, https://arxiv.org/abs/2401.07044.
+        """
+        if mix == 1:
+            return tuple(true)
+        bound = self.interface.clip
+        factor = (1 - mix) * self.interface.scale * synthesis.gradient_scale / synthesis.batch
+        result: list[Tensor] = []
+        for guess, value, exact, unit in zip(synthesis.gradients, values, true, self._units(), strict=True):
+            guess = guess.detach()
+            guess = guess.clamp(-bound, bound) if bound else guess
+            up = (guess * (unit * factor).to(guess.dtype)).to(value.dtype)
+            result.append(up if mix == 0 or exact is None else up + mix * exact)
+        return tuple(result)
+
+    def regress(self, synthesis: Synthesis, true: Sequence[Tensor | None]) -> None:
+        """Collect the gradient of mean((guess - true)²) for the learner. A target that is not finite is skipped.
+
+        Raises:
+            StageError: this guess was regressed already.
+        """
+        if synthesis.fired:
+            raise StageError(
+                f"a second backward pass reached {self.spec.name}. Its synthetic gradient was used up by the "
+                "first one: run the forward pass again, or add the losses and call backward once."
+            )
+        synthesis.fired = True
+        if not (self._learns(None) or synthesis.record or self.interface.warmup):
+            return
+        factor = synthesis.batch / synthesis.gradient_scale
+        targets = [
+            torch.zeros_like(g) if t is None else t.detach().to(_wide(g)) * factor
+            for g, t in zip(synthesis.gradients, true, strict=True)
+        ]
+        if synthesis.record:
+            self.cosine = _cosine(synthesis.gradients, targets)
+        if not all(bool(torch.isfinite(target).all()) for target in targets):
+            return
+        self._observe(targets)
+        units = self._units().clamp_min(torch.finfo(torch.float32).tiny)
+        with torch.enable_grad():
+            loss = synthesis.objective if synthesis.objective is not None else torch.zeros(())
+            for guess, target, unit in zip(synthesis.gradients, targets, units, strict=True):
+                wide = guess.to(_wide(guess))
+                loss = loss.to(wide) + (wide - target.to(wide.dtype) / unit.to(wide.dtype)).square().mean()
+            if loss.requires_grad:
+                self._collect(loss)
+        synthesis.gradients, synthesis.objective = (), None
+
+    def step(self) -> None:
+        """Update the learner with what was collected since the last time."""
+        if self.optimizer is not None:
+            self.optimizer.step(self.learner.parameters())
+
+    def _collect(self, loss: Tensor) -> None:
+        parameters = list(self.learner.parameters())
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if self.optimizer is not None:
+            self.optimizer.collect(gradients)
+            return
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def _learns(self, now: Step | None) -> bool:
+        return any(True for _ in self.learner.parameters()) and not (now is not None and now.exact)
+
+    def _units(self) -> Tensor:
+        """Root mean square of each value's targets, corrected for its start at zero; 0 before the first."""
+        correction = 1 - _MEMORY ** self._seen()
+        return (self.get_buffer("mean_square") / correction).sqrt() if correction else self.get_buffer("mean_square")
+
+    def _observe(self, targets: Sequence[Tensor]) -> None:
+        squares = torch.stack([target.float().square().mean() for target in targets])
+        mean_square = self.get_buffer("mean_square")
+        mean_square.lerp_(squares.to(mean_square.dtype), 1 - _MEMORY)
+        self._count = self._seen() + 1
+        self.get_buffer("seen").fill_(self._count)
+
+    def _seen(self) -> int:
+        if self._count is None:
+            self._count = int(self.get_buffer("seen"))
+        return self._count
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)  # pyright: ignore[reportArgumentType, reportPrivateUsage]
+        self._count = None
+
+
+class _Substitute(torch.autograd.Function):
+    """Identity forward; backward hands the true gradients to the DNI and takes what goes up from it."""
+
+    @staticmethod
+    def forward(dni: DNI, synthesis: Synthesis, mix: float, *values: Tensor) -> Any:
+        views = tuple(value.view_as(value) for value in values)
+        return views if len(views) > 1 else views[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.dni, ctx.synthesis, ctx.mix, *_ = inputs
+        ctx.like = [value.new_empty(0) for value in inputs[3:]]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *true: Tensor | None) -> Any:
+        if ctx.synthesis.fired:
+            ctx.dni.regress(ctx.synthesis, true)  # raises: a second backward
+        up = ctx.dni.upward(ctx.synthesis, ctx.like, true, ctx.mix)
+        ctx.dni.regress(ctx.synthesis, true)
+        return None, None, None, *up
+
+
+def _wide(guess: Tensor) -> torch.dtype:
+    """At least float32: a regression in half precision would round small errors away."""
+    return torch.promote_types(guess.dtype, torch.float32)
+
+
+def _cosine(guesses: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Cosine of the angle between all synthetic and all true gradients of one boundary; 0 if either is 0."""
+    guess = torch.cat([g.detach().flatten() for g in guesses]).float()
+    target = torch.cat([t.flatten() for t in targets]).float()
+    return torch.nn.functional.cosine_similarity(guess, target, dim=0)

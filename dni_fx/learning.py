@@ -1,0 +1,84 @@
+"""The optimizer that a synthesizer owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+
+class Adam(nn.Module):
+    """Adam whose state are buffers: it moves, is saved and is copied with the module that it serves.
+
+    Gradients are added up by `collect` and used by `step`, so a learner's own parameters never have a
+    `.grad` that an optimizer, a clipping or a weight decay of the user could take hold of.
+
+    Sources:
+        Kingma and Ba 2015, https://arxiv.org/abs/1412.6980; the update is `torch.optim.adam.adam`.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__()
+        self.lr = lr
+        parameters = list(parameters)
+        self.size = len(parameters)
+        for i, parameter in enumerate(parameters):
+            for kind in ("first", "second", "pending"):
+                self.register_buffer(f"{kind}_{i}", torch.zeros_like(parameter, requires_grad=False))
+        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("is_pending", torch.zeros((), dtype=torch.bool))
+        self._has_pending: bool | None = None
+
+    def collect(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add one gradient per parameter to those that wait for the next step."""
+        for total, gradient in zip(self._all("pending"), gradients, strict=True):
+            if gradient is not None:
+                total.add_(gradient)
+        self._mark(True)
+
+    @torch.no_grad()
+    def step(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Move the parameters by what was collected since the last step; nothing happens if nothing was."""
+        if not self.size or not self._is_pending():
+            return
+        self.steps: Tensor
+        adam(
+            list(parameters),
+            self._all("pending"),
+            self._all("first"),
+            self._all("second"),
+            [],
+            # The update counts in place, one counter a parameter.
+            [counter := self.steps] + [self.steps.clone() for _ in range(self.size - 1)],
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.lr,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+            foreach=False,
+        )
+        assert counter is self.steps
+        for total in self._all("pending"):
+            total.zero_()
+        self._mark(False)
+
+    def _all(self, kind: str) -> list[Tensor]:
+        return [getattr(self, f"{kind}_{i}") for i in range(self.size)]
+
+    def _is_pending(self) -> bool:
+        if self._has_pending is None:
+            self._has_pending = bool(self.get_buffer("is_pending"))
+        return self._has_pending
+
+    def _mark(self, pending: bool) -> None:
+        # The Python flag saves a synchronization with the device a step; the buffer is what is saved.
+        self.get_buffer("is_pending").fill_(pending)
+        self._has_pending = pending
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)  # pyright: ignore[reportArgumentType, reportPrivateUsage]
+        self._has_pending = None

@@ -1,0 +1,36 @@
+"""The train and eval flags of a model, changed for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """A model that is in eval mode is in train mode inside; one in train mode stays as it is, part by part."""
+    with kept_modes(model):
+        if not model.training:
+            model.train()
+        yield
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model is in eval mode inside."""
+    with kept_modes(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Every module's flag is afterwards what it was before, partly frozen models included."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag

@@ -1,0 +1,16 @@
+"""Ways to choose where to cut. To add one: a file here, and its line in this table."""
+
+from dni_fx.policies.base import Policy
+from passes import Registry
+
+POLICIES: Registry[type[Policy]] = Registry(
+    "policy",
+    {
+        "at": "dni_fx.policies.at:At",
+        "balanced": "dni_fx.policies.balanced:Balanced",
+        "bottleneck": "dni_fx.policies.bottleneck:Bottleneck",
+    },
+    group="dni_fx.policies",
+)
+
+__all__ = ["POLICIES", "Policy"]

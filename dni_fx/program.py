@@ -1,0 +1,167 @@
+"""A captured model: graphs, one for each way of calling it, over one tree of modules."""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx, nn
+
+from dni_fx.calls import Call, Form
+from passes import Named
+from passes.anchors import set_anchors
+from passes.annotate_shapes import annotate
+from passes.boundary import CONTAINER
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What a front-end makes of a model: a graph from tensors to tensors.
+
+    The placeholders of `graph` are the call's tensors in order; its output is the flat list that
+    `out_spec` gives its nesting back. Its targets are paths into the model's own tree. `constants`
+    are tensors (and graphs of regions) that the capture found in the code and not in the tree. `sizes`
+    holds, where not empty, the sizes that the tensors must have, None where any will do.
+    """
+
+    graph: fx.Graph
+    out_spec: pytree.TreeSpec
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    sizes: tuple[tuple[int | None, ...], ...] = ()
+
+    def fits(self, call: Call) -> bool:
+        """Whether the graph can take tensors of these sizes."""
+        return all(
+            leaf.dim() == len(size)
+            and all(want in (None, have) for want, have in zip(size, leaf.shape, strict=True))
+            for leaf, size in zip(call.leaves, self.sizes, strict=False)
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Capture:
+        return self  # nothing in it belongs to one copy of the model
+
+    def install(self, tree: nn.Module) -> None:
+        """Put the constants into a tree, as plain attributes: `.to()` leaves them, as it does in the code."""
+        for name, value in self.constants.items():
+            tree.__dict__[name] = value
+
+    def module(self, tree: nn.Module) -> fx.GraphModule:
+        """A copy of the graph that passes may change, over the modules of `tree`."""
+        self.install(tree)
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        return fx.GraphModule(tree, graph)
+
+
+@dataclass(frozen=True)
+class FrontEnd(Named):
+    """How to turn a model into a graph."""
+
+    @abc.abstractmethod
+    def capture(self, model: nn.Module, call: Call) -> Capture:
+        """Capture a model as it is now (mode, dtype, device) for calls of one form.
+
+        `model` is a shell, thrown away afterwards: a front-end may leave marks on it. It takes no
+        random numbers and runs no kernel that writes to a parameter or buffer.
+
+        Raises:
+            CaptureError: says why in one line.
+        """
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a graph was captured for; a model in another state needs another graph."""
+
+    training: tuple[bool, ...]
+    trainable: tuple[bool, ...]
+    place: tuple[torch.dtype, str]
+    autocast: tuple[bool, torch.dtype]
+    form: Form
+
+
+@dataclass
+class Program:
+    """A model as graphs: one per mode, dtype, device type and form of call, captured on first use.
+
+    They share all state: `tree` owns every parameter and buffer under its original name.
+    `history` says what made each graph, pass by pass.
+    """
+
+    tree: nn.Module
+    frontend: FrontEnd
+    fresh: Callable[[nn.Module], nn.Module]
+    example: Call | None = None
+    history: list[str] = field(default_factory=list)
+    captures: list[tuple[Key, Capture]] = field(default_factory=list)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        return self  # a copy of a cut model is captured like the model itself
+
+    def __str__(self) -> str:
+        nodes = ", ".join(str(len(capture.graph.nodes)) for _, capture in self.captures)
+        return f"Program of {type(self.tree).__name__}: graphs of {nodes or 'no'} nodes, by {self.frontend}"
+
+    def capture(self, tree: nn.Module, call: Call) -> Capture:
+        """The graph for calling `tree` like this, in its present mode; captured now if there is none.
+
+        `tree` is the program's own or a shell of it. Every node of the graph has its anchor and its
+        `Value`. Random state is left as it was.
+
+        Raises:
+            CaptureError: no front-end can capture the model; says what each of them said.
+        """
+        key = key_of(tree, call)
+        for known, capture in self.captures:
+            if known == key and capture.fits(call):
+                return capture
+        with torch.random.fork_rng(devices=_devices(call)), torch.enable_grad():
+            capture = self.frontend.capture(self.fresh(tree), call)
+            set_anchors(capture.graph)
+            _annotate(capture, self.fresh(tree), call)
+        self.captures.append((key, capture))
+        mode = "train" if tree.training else "eval"
+        self.history += [f"{mode}: {note}" for note in capture.notes]
+        return capture
+
+
+def signature_of(model: nn.Module) -> inspect.Signature:
+    """The signature of the model's forward, as its callers see it."""
+    return inspect.signature(model.forward)
+
+
+def key_of(tree: nn.Module, call: Call) -> Key:
+    """What a graph for this call of this tree, as it is now, is captured for."""
+    modules = list(_modules(tree))
+    parameters = [p for module in modules for p in vars(module)["_parameters"].values() if p is not None]
+    first = next((p for p in parameters if p.is_floating_point()), None)
+    place = (first.dtype, first.device.type) if first is not None else (torch.float32, "cpu")
+    autocast = (torch.is_autocast_enabled(place[1]), torch.get_autocast_dtype(place[1]))
+    training = tuple(module.training for module in modules)
+    return Key(training, tuple(p.requires_grad for p in parameters), place, autocast, call.form)
+
+
+def _modules(tree: nn.Module) -> Iterator[nn.Module]:
+    """The modules of the model itself, without those that fill its boundaries."""
+    yield tree
+    for name, child in vars(tree)["_modules"].items():
+        if name != CONTAINER and child is not None:
+            yield from child.modules()
+
+
+def _annotate(capture: Capture, tree: nn.Module, call: Call) -> None:
+    """Write anchors' companions, the values, on the nodes of the captured graph itself."""
+    module = capture.module(tree)
+    annotate(module, call.leaves)
+    for node, twin in zip(capture.graph.nodes, module.graph.nodes, strict=True):
+        node.meta["value"] = twin.meta["value"]
+
+
+def _devices(call: Call) -> list[int]:
+    return sorted({leaf.device.index for leaf in call.leaves if leaf.device.type == "cuda"})

@@ -1,0 +1,15 @@
+"""Ways to train a cut model. To add one: a file here, and its line in this table."""
+
+from dni_fx.runtimes.base import Loss, OptimizerFactory, Outcome, Runtime, Worker
+from passes import Registry
+
+RUNTIMES: Registry[type[Runtime]] = Registry(
+    "runtime",
+    {
+        "backprop": "dni_fx.runtimes.backprop:Backprop",
+        "local": "dni_fx.runtimes.local:Local",
+    },
+    group="dni_fx.runtimes",
+)
+
+__all__ = ["RUNTIMES", "Loss", "OptimizerFactory", "Outcome", "Runtime", "Worker"]

@@ -1,0 +1,118 @@
+"""One stage of a cut model, bound to the modules that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.code import compile_graph
+from passes.split_stages import Name, Part, Split
+
+
+@dataclass(frozen=True)
+class Code:
+    """A compiled stage. It belongs to no tree, so copies of a model share it."""
+
+    part: Part
+    function: Callable[..., Any]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Code:
+        return self
+
+
+class Stage:
+    """What one stage reads, computes, writes, and the parameters that it owns."""
+
+    def __init__(self, tree: nn.Module, part: Part) -> None:
+        self.code = Code(part, compile_graph(part.graph))
+        self.tree = tree
+        self._owners = [(tree.get_submodule(path), leaf) for path, _, leaf in _split_names(part.parameters)]
+
+    @property
+    def index(self) -> int:
+        """The stage's place in the order of all stages."""
+        return self.code.part.index
+
+    @property
+    def crossings(self) -> tuple[str, ...]:
+        """Names of the boundaries through which its values leave it."""
+        return self.code.part.crossings
+
+    @property
+    def is_releasable(self) -> bool:
+        """Whether its gradients depend on nothing but what its boundaries send: no output of the model."""
+        return bool(self.code.part.crossings) and not self.code.part.outputs
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that the stage reads, by their names in the model; tied ones once."""
+        return dict(zip(self.code.part.parameters, self.parameters(), strict=True))
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that the stage reads, each once."""
+        return [vars(owner)["_parameters"][leaf] for owner, leaf in self._owners]
+
+    def reads(self, values: Mapping[str, Any]) -> list[Any]:
+        """What the stage takes from the values there are, in its own order."""
+        return [values[name] for name in self.code.part.reads]
+
+    def run(self, reads: list[Any]) -> dict[str, Any]:
+        """What the stage writes, by name, computed from what it reads."""
+        part = self.code.part
+        return dict(zip(part.writes, self.code.function(self.tree, *reads), strict=True))
+
+
+@dataclass(frozen=True)
+class Road:
+    """The stages of one graph in order, and how the model's result is put together from their values."""
+
+    stages: tuple[Stage, ...]
+    split: Split
+    drops: tuple[tuple[str, ...], ...]
+
+    def result(self, values: Mapping[str, Any]) -> list[Any]:
+        """The flat list of the model's outputs."""
+        return [_look_up(item, values) for item in self.split.result]
+
+
+def road(tree: nn.Module, split: Split) -> Road:
+    """The stages of a split graph over the modules of `tree`, and when each value was read for the last time."""
+    stages = tuple(Stage(tree, part) for part in split.parts)
+    last: dict[str, int] = {}
+    for part in split.parts:
+        last |= dict.fromkeys(part.writes, part.index) | dict.fromkeys(part.reads, part.index)
+    for item in split.result:
+        if isinstance(item, Name):
+            last.pop(item.of, None)
+    drops = [tuple(name for name, at in last.items() if at == i) for i in range(len(stages))]
+    return Road(stages, split, tuple(drops))
+
+
+def shared_parameters(stages: tuple[Stage, ...]) -> dict[str, tuple[int, ...]]:
+    """Names of the parameters that several stages read, with those stages."""
+    readers: dict[str, list[int]] = {}
+    for stage in stages:
+        for name in stage.named_parameters():
+            readers.setdefault(name, []).append(stage.index)
+    return {name: tuple(at) for name, at in readers.items() if len(at) > 1}
+
+
+def carries_gradient(value: object) -> bool:
+    """Whether a value is a tensor that gradients flow through now."""
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def detached(value: Any) -> Any:
+    """A value without its history; anything but a tensor as it is."""
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def _look_up(item: Any, values: Mapping[str, Any]) -> Any:
+    return values[item.of] if isinstance(item, Name) else item
+
+
+def _split_names(names: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    return [name.rpartition(".") for name in names]

@@ -1,0 +1,47 @@
+"""A linear guess."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
+from dni_fx.synthesizers.layout import Context, Layout, normalized
+from passes import BoundarySpec
+
+
+@dataclass(frozen=True)
+class Linear(Synthesizer):
+    """One affine map from the features to the gradient's, the same at every token or pixel.
+
+    It reads the features through a layer norm without parameters. In an image it is a 1 by 1 convolution. It
+    holds the square of the number of features in weights.
+
+    Sources:
+        Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.1.
+    """
+
+    name = "linear"
+
+    @override
+    def build(self, spec: BoundarySpec) -> Learner:
+        return _Linear(Layout.of(self, spec))
+
+
+class _Linear(Learner):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.layer = nn.Linear(layout.features, layout.features, dtype=layout.dtype, device="cpu")
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+        self.context = Context(layout, layout.features, bound=0)
+
+    @override
+    def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
+        (value,) = values
+        inside = normalized(self.layout.to_features_last(value).to(self.layer.weight.dtype))
+        guess = self.context(self.layer(inside), context)
+        return Guess((self.layout.from_features_last(guess).to(value.dtype),))

@@ -1,0 +1,265 @@
+"""What a user can do, in the order they do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from dni_fx.calls import Call, call_of
+from dni_fx.cutting import CutGraph, Cutting
+from dni_fx.decoupled import Decoupled, attach, bare, detach, dnis
+from dni_fx.dni import DNI
+from dni_fx.errors import CaptureError, DniError
+from dni_fx.fill import Choice, fill
+from dni_fx.frontends import FRONTENDS
+from dni_fx.interface import INTERFACES, Interface
+from dni_fx.modes import training_mode
+from dni_fx.policies import POLICIES, Policy
+from dni_fx.program import FrontEnd, Program, signature_of
+from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Runtime
+from dni_fx.stage import Stage
+from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
+from dni_fx.trainer import Metric, Training, fit
+from dni_fx.checks import Report, check
+from passes import Plan, parse
+from passes.dataflow import dataflow
+
+Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+"""An example of what the model is called with: a tensor, positional arguments, or keyword arguments."""
+
+DEFAULT_PLAN = "balanced:stages=2"
+
+
+def capture(model: nn.Module, inputs: Inputs, *, frontend: str | FrontEnd = "auto") -> Program:
+    """Capture the training graph of a model; the model and the random state are left as they were.
+
+    Raises:
+        CaptureError: no front-end can capture the model, or it fails on the example.
+    """
+    if isinstance(model, Decoupled):
+        model = detach(model)
+    program = _program(model, frontend)
+    program.example = example_call(program.tree, inputs)
+    with training_mode(program.tree):
+        program.capture(program.tree, program.example)
+    return program
+
+
+def plan(program: Program, policy: str | Policy = DEFAULT_PLAN) -> Plan:
+    """A stage for every value of the program, as the policy chooses.
+
+    Raises:
+        PlanError: the graph cannot be cut as asked; says what is possible.
+        UnknownNameError, SpecError: the text does not name a policy.
+    """
+    chosen = parse(policy, POLICIES) if isinstance(policy, str) else policy
+    return chosen.plan(dataflow(training_graph(program)))
+
+
+def decouple(
+    model: nn.Module | Program,
+    inputs: Inputs | None = None,
+    *,
+    plan: str | Policy | Plan = DEFAULT_PLAN,
+    synthesizer: str | Synthesizer | Mapping[str, str | Synthesizer] = "auto",
+    interface: str | Interface = "dni",
+    context: str = "",
+    frontend: str | FrontEnd = "auto",
+) -> Decoupled:
+    """A drop-in for a model that trains in stages; it shares the model's parameters and buffers.
+
+    Without `inputs` the model is captured and cut at its first batch. `synthesizer` is one choice or a
+    map from patterns of boundary names to choices. `context` names the model input that holds the
+    labels, if one does; otherwise pass `dni_context=` when calling the result.
+
+    Raises:
+        CaptureError: no front-end can capture the model.
+        PlanError, PreconditionError: the graph cannot be cut as asked.
+        SynthesizerError: a synthesizer cannot fill a boundary.
+        UnknownNameError, SpecError: a text form names nothing, or cannot be read.
+    """
+    program = model if isinstance(model, Program) else _program(model, frontend)
+    if inputs is not None:
+        program.example = example_call(program.tree, inputs)
+    cut = attach(detach(program.tree), _cutting(program, plan, synthesizer, interface, context))
+    if program.example is not None:
+        prepare(cut, program.example)
+    return cut
+
+
+def decouple_(model: nn.Module, inputs: Inputs | None = None, **options: Any) -> Decoupled:
+    """Like `decouple`, but the model itself becomes the drop-in and is returned."""
+    frontend = options.pop("frontend", "auto")
+    choices = {"plan": DEFAULT_PLAN, "synthesizer": "auto", "interface": "dni", "context": ""} | options
+    program = _program(model, frontend)
+    program.example = example_call(model, inputs) if inputs is not None else None
+    cut = attach(model, _cutting(program, **choices))
+    if program.example is not None:
+        prepare(cut, program.example)
+    return cut
+
+
+def train(
+    cut: Decoupled,
+    batches: Iterable[Any],
+    *,
+    loss: Loss,
+    runtime: str | Runtime = "backprop",
+    optimizer: OptimizerFactory | None = None,
+    epochs: int = 1,
+    metrics: Mapping[str, Metric] | None = None,
+    labels_as_context: bool = False,
+    progress: bool = True,
+) -> Training:
+    """Train a cut model on batches, each a pair of inputs and targets, and report what was measured.
+
+    `loss` takes the model's outputs and the targets. `optimizer` makes one for some of the parameters (all of
+    them, or each stage's); Adam at 1e-3 if not given. `labels_as_context` shows the targets to the
+    synthesizers (cDNI). A progress bar is drawn on a terminal.
+
+    Raises:
+        StageError: the runtime cannot train this model, or there are no batches.
+    """
+    chosen = parse(runtime, RUNTIMES) if isinstance(runtime, str) else runtime
+    worker = chosen.start(cut, loss, optimizer or partial(torch.optim.Adam, lr=1e-3))
+    return fit(cut, worker, batches, epochs, metrics or {}, labels_as_context, progress)
+
+
+def verify(cut: Decoupled, inputs: Inputs | None = None) -> Report:
+    """Whether a cut model is equal to its original where it must be, and cut where it must be.
+
+    Without `inputs` the example is used that it was cut with.
+
+    Raises:
+        DniError: there is no example.
+    """
+    call = example_call(cut, inputs) if inputs is not None else cut._dni.program.example
+    if call is None:
+        raise DniError("verify() needs an example: this model was decoupled without one.")
+    return check(cut, call)
+
+
+def recouple(cut: nn.Module) -> nn.Module:
+    """The model without its DNIs, of its own class; the trained weights stay, and stay shared."""
+    return detach(cut)
+
+
+def stages(cut: Decoupled) -> tuple[Stage, ...]:
+    """The stages of a cut model's training graph, in order.
+
+    Raises:
+        DniError: the model has seen no batch yet.
+    """
+    return cut_graph(cut).road.stages
+
+
+def boundaries(cut: Decoupled) -> dict[str, DNI]:
+    """The DNI of each boundary, by the boundary's name; empty before the first batch."""
+    return dnis(cut)
+
+
+def parameter_groups(cut: Decoupled) -> list[dict[str, Any]]:
+    """Parameter groups for one optimizer: one per stage, then one per synthesizer that has no optimizer of its own.
+
+    A parameter that several stages read is in the group of the last of them. Synthesizers come only with
+    `interface="dni:lr=0"`; otherwise they update themselves.
+    """
+    owner: dict[str, tuple[int, nn.Parameter]] = {}
+    for stage in stages(cut):
+        owner |= {name: (stage.index, parameter) for name, parameter in stage.named_parameters().items()}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for at, p in owner.values() if at == stage.index], "name": f"stage {stage.index}"}
+        for stage in stages(cut)
+    ]
+    unused = [p for name, p in detach(cut).named_parameters() if name not in owner]
+    groups += [{"params": unused, "name": "unused"}] if unused else []
+    free = [(name, dni) for name, dni in dnis(cut).items() if dni.optimizer is None]
+    return groups + [{"params": list(dni.learner.parameters()), "name": f"dni.{name}"} for name, dni in free]
+
+
+def cut_graph(cut: Decoupled) -> CutGraph:
+    """The training graph that a drop-in was cut by.
+
+    Raises:
+        DniError: the model has seen no batch yet.
+    """
+    if not cut._dni.graphs:
+        raise DniError(
+            "this model is not cut yet: it waits for its first batch in train mode. Run one, or give "
+            "decouple() an example of the model's inputs."
+        )
+    return cut._dni.graphs[0]
+
+
+def example_call(model: nn.Module, inputs: Inputs) -> Call:
+    """The call of a model that an example stands for.
+
+    Raises:
+        CaptureError: the example does not fit the model's forward.
+    """
+    args: Sequence[Any] = (inputs,) if isinstance(inputs, Tensor) else () if isinstance(inputs, Mapping) else inputs
+    kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
+    try:
+        return call_of(signature_of(model), args, kwargs)
+    except TypeError as error:
+        raise CaptureError(f"the example does not fit {type(model).__name__}.forward: {error}") from None
+
+
+def training_graph(program: Program) -> fx.GraphModule:
+    """The annotated training graph of a captured program.
+
+    Raises:
+        DniError: nothing was captured yet.
+    """
+    if program.example is None:
+        raise DniError("this program has no graph yet: give capture() an example of the model's inputs.")
+    with training_mode(program.tree):
+        return program.capture(program.tree, program.example).module(program.tree)
+
+
+def prepare(cut: Decoupled, call: Call) -> None:
+    """Capture and cut the training graph of a drop-in for calls like this one."""
+    with training_mode(cut), torch.enable_grad():
+        cut._dni.graph(cut, call)
+
+
+def _program(model: nn.Module, frontend: str | FrontEnd) -> Program:
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"a model is a torch.nn.Module, and this is a {type(model).__name__}.")
+    chosen = parse(frontend, FRONTENDS) if isinstance(frontend, str) else frontend
+    return Program(detach(model), chosen, bare)
+
+
+def _cutting(
+    program: Program,
+    plan: str | Policy | Plan,
+    synthesizer: str | Synthesizer | Mapping[str, str | Synthesizer],
+    interface: str | Interface,
+    context: str,
+) -> Cutting:
+    policy = parse(plan, POLICIES) if isinstance(plan, str) else plan
+    chosen = parse(interface, INTERFACES) if isinstance(interface, str) else interface
+    choice: Choice
+    if isinstance(synthesizer, Mapping):
+        choice = {pattern: _synthesizer(each) for pattern, each in synthesizer.items()}
+    else:
+        choice = _synthesizer(synthesizer)
+    return Cutting(
+        program,
+        policy if isinstance(policy, Plan) else partial(_plan_graph, policy),
+        partial(fill, choice, chosen),
+        chosen.classes,
+        context,
+    )
+
+
+def _synthesizer(choice: str | Synthesizer) -> Synthesizer:
+    return parse(choice, SYNTHESIZERS) if isinstance(choice, str) else choice
+
+
+def _plan_graph(policy: Policy, gm: fx.GraphModule) -> Plan:
+    return policy.plan(dataflow(gm))

@@ -1,0 +1,170 @@
+"""Shapes, memory sharing, randomness and cost of every value in a graph, without running the model.
+
+The graph runs node by node on fake tensors, which have shapes and storages and no memory. What a node
+did is read from the aten operations that it dispatched, so a symbolic graph, an exported one and an
+opaque module are all seen alike.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensorMode
+from typing_extensions import override
+
+from passes.errors import PreconditionError
+from passes.shell import shell
+from passes.watch import Watch
+
+Sizes = tuple[int, ...]
+
+
+def annotate(gm: fx.GraphModule, leaves: Sequence[Tensor]) -> None:
+    """Every node has a `Value` in `node.meta["value"]`, found from one example for each placeholder.
+
+    No kernel of the model runs, none of its memory is allocated, and buffers and random state stay as
+    they are. The batch size is the first size of the first example that has one; a second run at twice
+    that size tells which sizes follow it. O(V) operations.
+
+    Raises:
+        PreconditionError: the examples do not match the placeholders, or a node needs the numbers in a
+            tensor; says which node of which module, and why.
+    """
+    placeholders = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
+    if len(placeholders) != len(leaves):
+        raise PreconditionError(
+            f"cannot annotate a graph with {len(placeholders)} inputs ({', '.join(placeholders)}) from "
+            f"{len(leaves)} examples: give one tensor for each, in order."
+        )
+    batch = next((leaf.shape[0] for leaf in leaves if leaf.dim()), 0)
+    watch = Watch()
+    sizes = _run(gm, leaves, batch, 1, watch)
+    try:
+        larger = _run(gm, leaves, batch, 2, None) if batch else {}
+    except PreconditionError:
+        larger = {}  # The model takes this batch size and no other.
+    reached: set[fx.Node] = set()  # a weight that happens to be as long as the batch does not follow it
+    for node in gm.graph.nodes:
+        if node.op == "placeholder" or not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+        value = watch.found[node.name]
+        if (shape := sizes.get(node)) is not None:
+            dims, batch_dim = _dims(shape, larger.get(node), batch if node in reached else 0)
+            value = replace(value, dims=dims, batch_dim=batch_dim)
+        node.meta["value"] = value
+
+
+def _run(
+    gm: fx.GraphModule, leaves: Sequence[Tensor], batch: int, times: int, watch: Watch | None
+) -> dict[fx.Node, Sizes]:
+    """Sizes of every value that is one tensor, at `times` the batch size."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch.inference_mode(False), torch.enable_grad(), fake:
+        parts = _parts(gm, fake)
+        inputs = [_example(leaf, fake, times if leaf.shape[:1] == (batch,) else 1) for leaf in leaves]
+        if watch is None:
+            return _Interpreter(gm, parts, None).sizes_at(inputs)
+        watch.weigh(parts.values())
+        with watch:
+            return _Interpreter(gm, parts, watch).sizes_at(inputs)
+
+
+def _parts(gm: fx.GraphModule, fake: FakeTensorMode) -> dict[str, Any]:
+    """Fake copies of the modules, parameters and buffers that nodes refer to, by target."""
+    held: dict[str, Any] = {}
+    holder = nn.Module()
+    for node in gm.graph.nodes:
+        if node.op in {"call_module", "get_attr"}:
+            found = functools.reduce(getattr, str(node.target).split("."), cast("Any", gm))
+            part = vars(holder)["_modules"] if isinstance(found, nn.Module) else held
+            part[str(node.target)] = found
+    vars(holder)["held"] = held  # no child and no parameter: names with dots are refused there
+    copied = vars(shell(holder, fake.from_tensor))
+    return {**copied["_modules"], **copied["held"]}
+
+
+def _example(leaf: Tensor, fake: FakeTensorMode, times: int) -> Tensor:
+    example = cast("Tensor", fake.from_tensor(leaf.detach()))
+    if times > 1:
+        example = torch.cat([example] * times)  # keeps the memory format, which `new_empty` would not
+    return example.requires_grad_(leaf.requires_grad)
+
+
+class _Interpreter(fx.Interpreter):
+    """Runs a graph over fake parts and notes sizes; `watch` notes the rest."""
+
+    def __init__(self, gm: fx.GraphModule, parts: Mapping[str, Any], watch: Watch | None) -> None:
+        super().__init__(gm, garbage_collect_values=False)  # a freed storage's address names another one
+        self.extra_traceback = False
+        self.parts = parts
+        self.watch = watch
+        self.sizes: dict[fx.Node, Sizes] = {}
+
+    def sizes_at(self, inputs: Sequence[Tensor]) -> dict[fx.Node, Sizes]:
+        """Run once and tell the size of every value that is one tensor."""
+        self.run(*inputs, enable_io_processing=False)
+        return self.sizes
+
+    @override
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            value = super().run_node(n)
+        except Exception as error:
+            raise PreconditionError(_refusal(n, error)) from error
+        if isinstance(value, Tensor):
+            self.sizes[n] = tuple(value.shape)
+        if self.watch is not None:
+            self.watch.node_made(n.name, value)
+        return value
+
+    @override
+    def fetch_attr(self, target: str) -> Any:
+        return self.parts[target]
+
+    @override
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.parts[target](*args, **kwargs)
+
+
+def _refusal(node: fx.Node, error: Exception) -> str:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = node.target if node.op == "call_module" else str(stack[-1][0]) if stack else ""
+    what = getattr(node.target, "__name__", str(node.target))
+    reason = (str(error).splitlines() or [""])[0]
+    return (
+        f"cannot run node {node.name} ({node.op} {what}{f', in {path}' if path else ''}) on shapes alone: "
+        f"{type(error).__name__}: {reason}. A value that depends on the numbers in a tensor is unknown "
+        "before the model runs; keep it out of the graph or inside a custom operator that has a fake rule."
+    )
+
+
+def _dims(shape: Sizes, larger: Sizes | None, batch: int) -> tuple[tuple[int | str, ...], int]:
+    """Sizes as expressions of the batch size `b`, and the first dimension that follows it."""
+    if larger is None or not batch:
+        return shape, 0 if batch and shape[:1] == (batch,) else -1
+    if len(larger) != len(shape):
+        return ("?",) * len(shape), -1
+    dims = tuple(_size(*sizes, batch) for sizes in zip(shape, larger, strict=True))
+    follows = (at for at, dim in enumerate(dims) if isinstance(dim, str) and dim != "?")
+    return dims, next(follows, -1)
+
+
+def _size(size: int, larger: int, batch: int) -> int | str:
+    """The size as `a*b+c` from its values at `batch` and twice that.
+
+    >>> _size(7, 7, 4), _size(4, 8, 4), _size(9, 17, 4), _size(2, 4, 4)
+    (7, 'b', '2*b+1', '?')
+    """
+    times, rest = divmod(larger - size, batch)
+    constant = size - times * batch
+    # Two points always make a line; one that a product of two sizes makes starts far below zero.
+    if rest or times < 0 or (times > 1 and constant < 0):
+        return "?"
+    if not times:
+        return size
+    return f"{times}*b" * (times > 1) + "b" * (times == 1) + f"{constant:+d}" * (constant != 0)

@@ -1,0 +1,132 @@
+"""Mark every gradient-carrying value that a plan sends from one stage to another."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import networkx as nx
+from torch import fx
+from typing_extensions import override
+
+from passes.anchors import anchor_of, identifier
+from passes.base import Pass
+from passes.boundary import CONTAINER, Boundary, BoundarySpec, ValueSpec, boundaries
+from passes.dataflow import dataflow
+from passes.plan import Plan
+from passes.values import value_of
+
+
+@dataclass(frozen=True)
+class MarkBoundaries(Pass):
+    """Put an identity after each gradient-carrying value that leaves its stage.
+
+    One value gets one boundary however many stages read it, so the gradients of all its readers add
+    up in one place. Values without a gradient cross plainly, and the graph's output is in no stage:
+    nothing crosses on its way there. A stage that writes into a value from another gets its own copy.
+    Every computed node then has its stage in `node.meta["stage"]`.
+    """
+
+    name = "mark-boundaries"
+
+    plan: Plan = field(default_factory=lambda: Plan({}))
+    classes: int = 0
+
+    @override
+    def requires(self, gm: fx.GraphModule) -> Iterator[str]:
+        if already := [spec.name for _, spec in boundaries(gm)]:
+            yield f"the graph is marked already: {', '.join(already)}"
+            return
+        blank = [n.name for n in gm.graph.nodes if "value" not in n.meta and n.op != "output"]
+        if blank:
+            yield f"shapes are not known of {', '.join(blank[:5])}; annotate the graph first"
+            return
+        stages = self.plan.assign(gm.graph)
+        yield from _backward_edges(self.plan, stages)
+        yield from _split_groups(gm, stages)
+
+    @override
+    def apply(self, gm: fx.GraphModule) -> bool:
+        stages = self.plan.assign(gm.graph)
+        for node, stage in stages.items():
+            node.meta["stage"] = stage
+        flow = dataflow(gm)
+        taken: set[str] = set()
+        leaving = [node for node in stages if self._leaves(node, stages, flow)]
+        for node in leaving:
+            later = [user for user in node.users if stages.get(user, -1) > stages[node]]
+            spec = self._spec(node, {stages[user] for user in later}, stages[node], taken)
+            gm.add_submodule(spec.path, Boundary(spec))
+            with gm.graph.inserting_after(node):
+                marker = gm.graph.call_module(spec.path, (node,))
+            marker.meta = dict(node.meta)
+            node.replace_all_uses_with(marker, delete_user_cb=later.__contains__)
+        _clone_where_written(gm.graph, stages)
+        return bool(leaving)
+
+    def _leaves(self, node: fx.Node, stages: dict[fx.Node, int], flow: nx.DiGraph[str]) -> bool:
+        if not flow.nodes[node.name]["carries"] or anchor_of(node) in self.plan.copies:
+            return False
+        return any(stages.get(u, -1) > stages[node] and flow.nodes[u.name]["carries"] for u in node.users)
+
+    def _spec(self, node: fx.Node, consumers: set[int], producer: int, taken: set[str]) -> BoundarySpec:
+        value = value_of(node)
+        assert value.shape is not None
+        assert value.dtype is not None
+        name = base = identifier(anchor_of(node))
+        while name in taken:  # `a.b` and `a_b` look the same
+            name = f"{base}_{sum(each.startswith(base) for each in taken)}"
+        taken.add(name)
+        crossing = ValueSpec(
+            anchor_of(node), value.shape, value.dims, value.dtype, value.batch_dim, value.feature_dim
+        )
+        return BoundarySpec(name, (crossing,), producer, tuple(sorted(consumers)), classes=self.classes)
+
+
+def _backward_edges(plan: Plan, stages: dict[fx.Node, int]) -> Iterator[str]:
+    for node, stage in stages.items():
+        for source in node.all_input_nodes:
+            if stages.get(source, 0) > stage and stage not in plan.copies.get(anchor_of(source), ()):
+                yield (
+                    f"{anchor_of(source)} (stage {stages[source]}) feeds {anchor_of(node)} "
+                    f"(stage {stage}); no edge may run backwards"
+                )
+
+
+def _split_groups(gm: fx.GraphModule, stages: dict[fx.Node, int]) -> Iterator[str]:
+    """What must stay together and does not: tuples and what unpacks them, memory written and read again."""
+    nodes = {node.name: node for node in stages}
+    groups: defaultdict[int, list[fx.Node]] = defaultdict(list)
+    for name, facts in dataflow(gm).nodes.items():
+        if facts["together"] is not None and name in nodes:
+            groups[facts["together"]].append(nodes[name])
+    for group in groups.values():
+        if len({stages[node] for node in group}) > 1:
+            places = ", ".join(f"{anchor_of(node)} (stage {stages[node]})" for node in group[:6])
+            yield f"these must stay in one stage, since they share a tuple or write to one memory: {places}"
+
+
+def _clone_where_written(graph: fx.Graph, stages: dict[fx.Node, int]) -> None:
+    """Give a stage that writes to memory made in another stage a copy, which all its nodes then share."""
+    by_name = {node.name: node for node in graph.nodes}
+    written = [
+        (stage, by_name[name])
+        for node, stage in stages.items()
+        for name in value_of(node).mutates
+        if name in by_name and stages.get(by_name[name], stage) < stage
+    ]
+    for stage, node in dict.fromkeys(written):
+        marker = next((user for user in node.users if _is_boundary(user)), node)
+        readers = [user for user in marker.users if stages.get(user) == stage]
+        if not readers:
+            continue
+        with graph.inserting_before(min(readers)):
+            copy = graph.call_method("clone", (marker,))
+        copy.meta = dict(marker.meta) | {"stage": stage, "copies": marker.name}
+        for reader in readers:
+            reader.replace_input_with(marker, copy)
+
+
+def _is_boundary(node: fx.Node) -> bool:
+    return node.op == "call_module" and str(node.target).startswith(f"{CONTAINER}.")

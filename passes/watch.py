@@ -1,0 +1,142 @@
+"""What the aten operations that run in a node tell of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
+
+from passes.annotate_cost import flops, is_counted
+from passes.feature_dims import FeatureDims
+from passes.values import Value
+
+# Their schemas do not say that they write to the running statistics in training.
+_BATCH_NORMS = frozenset({"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"})
+# Arguments without which an operation that may draw random numbers draws none.
+_SWITCHES = frozenset({"dropout_p", "dropout", "train", "training"})
+
+
+class Watch(TorchDispatchMode):
+    """Sees every aten operation under it, and sums up those of one node when told that it was made."""
+
+    supports_higher_order_operators = True  # a nested graph runs as a whole, below this mode
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, Value] = {}
+        self._features = FeatureDims()
+        self._owners: dict[StorageWeakRef, list[str]] = {}
+        self._weights: set[StorageWeakRef] = set()
+        self._begin()
+
+    def weigh(self, parts: Iterable[Any]) -> None:
+        """Take the matrices among the parameters of modules and tensors for weights."""
+        for part in parts:
+            for each in part.parameters() if isinstance(part, nn.Module) else [part]:
+                if isinstance(each, nn.Parameter) and each.dim() > 1:
+                    self._weights.update(_storages([each]))
+
+    def node_made(self, name: str, made: object) -> None:
+        """Conclude a node: what ran since the last one was its work."""
+        tensors = list(_tensors_in(made))
+        storages = _storages(tensors)
+        one = made if isinstance(made, Tensor) else None
+        self.found[name] = Value(
+            shape=None if one is None else tuple(one.shape),
+            dtype=None if one is None else one.dtype,
+            feature_dim=-1 if one is None else self._features.of(one),
+            requires_grad=any(tensor.requires_grad for tensor in tensors),
+            aliases=self._names(storages),
+            mutates=self._names(self._written),
+            random=self._random,
+            flops=self._flops,
+            bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+            uncounted=frozenset(self._uncounted),
+        )
+        for storage in storages:
+            self._owners.setdefault(storage, []).append(name)
+        self._begin()
+
+    @override
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if isinstance(func, OpOverload) and func.namespace != "prim":
+            self._note(func, args, kwargs, out)
+        return out
+
+    def _begin(self) -> None:
+        self._written: set[StorageWeakRef] = set()
+        self._random = False
+        self._flops = 0
+        self._uncounted: set[str] = set()
+
+    def _note(
+        self, func: OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        self._features.note(func, args, kwargs, _tensors_in(out))
+        self._flops += flops(func, args, kwargs, out)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self._random |= _draws(_bound(func, args, kwargs))
+        if written := _written_arguments(func):
+            bound = _bound(func, args, kwargs)
+            if func.overloadpacket.__name__ not in _BATCH_NORMS or bound["training"]:
+                self._written |= _storages(_tensors_in([bound.get(name) for name in written]))
+        if not _is_counted(func) and not self._weights.isdisjoint(_storages(_tensors_in((args, kwargs)))):
+            self._uncounted.add(str(func))
+
+    def _names(self, storages: Iterable[StorageWeakRef]) -> frozenset[str]:
+        return frozenset(name for storage in storages for name in self._owners.get(storage, ()))
+
+
+_is_counted = functools.cache(is_counted)
+
+
+@functools.cache
+def _written_arguments(func: OpOverload[..., Any]) -> tuple[str, ...]:
+    if func.overloadpacket.__name__ in _BATCH_NORMS:
+        return "running_mean", "running_var"
+    arguments = cast("Any", func)._schema.arguments
+    return tuple(each.name for each in arguments if each.alias_info and each.alias_info.is_write)
+
+
+def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name, with the schema's defaults."""
+    arguments = func._schema.arguments
+    defaults = {each.name: each.default_value for each in arguments}
+    return defaults | dict(zip(defaults, args, strict=False)) | kwargs
+
+
+def _draws(bound: dict[str, Any]) -> bool:
+    """Whether none of the arguments turns the random numbers off (attention without dropout, say)."""
+    switches = [bound[name] for name in _SWITCHES & bound.keys() if isinstance(bound[name], int | float)]
+    return all(switches)
+
+
+def _storages(tensors: Iterable[Tensor]) -> set[StorageWeakRef]:
+    """The memory behind tensors. Sparse ones have none that could be shared."""
+    return {StorageWeakRef(tensor.untyped_storage()) for tensor in tensors if tensor.layout is torch.strided}
+
+
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    """Every tensor in a value, through containers, data classes and objects such as caches."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in cast("list[object]", value):
+            yield from _tensors_in(item)
+    elif isinstance(value, dict):
+        for item in cast("dict[object, object]", value).values():
+            yield from _tensors_in(item)
+    elif hasattr(value, "__dict__") and not isinstance(value, type | nn.Module):
+        for item in vars(value).values():
+            yield from _tensors_in(item)

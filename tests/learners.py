@@ -1,0 +1,35 @@
+"""Boundaries and learners to test synthesizers with."""
+
+import pytest
+import torch
+
+from dni_fx.errors import SynthesizerError
+from passes import Anchor, BoundarySpec, ValueSpec
+
+
+def spec_of(shape, feature_dim, *, classes=0, dtype=torch.float64, batch_dim=0, dims=None, count=1):
+    sizes = tuple("b" if at == batch_dim else size for at, size in enumerate(shape)) if dims is None else dims
+    value = ValueSpec(Anchor("encoder.layers.0"), shape, sizes, dtype, batch_dim, feature_dim)
+    return BoundarySpec("encoder_layers_0", (value,) * count, 0, (1,), classes=classes)
+
+
+def built(choice, spec):
+    """The learner, or a skipped test where the synthesizer refuses this kind of value."""
+    try:
+        return choice.build(spec)
+    except SynthesizerError as error:
+        if f" at {spec.name} (after {spec.value.anchor})" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+def guess_of(learner, value, context=None):
+    return learner((value,), context).gradients[0]
+
+
+def perturb(learner):
+    """Move off the start, where every guess is zero whatever the input."""
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.add_(torch.randn_like(parameter) / 4)
+    return learner
