@@ -25,7 +25,6 @@ from torch import Tensor
 from torch._export.serde.serialize import SerializedArtifact, deserialize, serialize
 from torch.export import ExportedProgram
 
-import dni_fx.marker as _marker
 from dni_fx.errors import FileError
 from dni_fx.payload import PayloadReader, PayloadWriter, Write
 from dni_fx.vetting import clean_program, read_members, vet_program
@@ -37,7 +36,6 @@ _MODELS = {"eval": "model", "train": "train"}  # `torch.export.load` takes the o
 _WEIGHTS, _CONSTANTS, _OURS = "data/weights", "data/constants", "data/dni_fx"
 _STATE, _META = f"{_OURS}/state_config.json", "extra/dni_fx.json"
 _HEADER = {"archive_format": b"pt2", "archive_version": b"0", ".data/version": b"6\n", "byteorder": b"little"}
-_MARKER = _marker.interface  # torch refuses a program with an operator that nobody registered
 
 
 @dataclass(frozen=True)
@@ -128,12 +126,10 @@ def _write_members(
     payload = PayloadWriter(write, [*(p.state_dict for p in models.values()), *constants.values(), state])
     for name, program in models.items():
         graph, example = _serialize(program)
-        weights = payload.table(program.state_dict, f"{_WEIGHTS}/weight_")
-        write(f"{_WEIGHTS}/{name}_weights_config.json", weights)
-        write(
-            f"{_CONSTANTS}/{name}_constants_config.json",
-            payload.table(constants[mode], f"{_CONSTANTS}/tensor_"),
-        )
+        table = payload.table(program.state_dict, f"{_WEIGHTS}/weight_")
+        write(f"{_WEIGHTS}/{name}_weights_config.json", table)
+        table = payload.table(constants[name], f"{_CONSTANTS}/tensor_")
+        write(f"{_CONSTANTS}/{name}_constants_config.json", table)
         write(f"models/{name}.json", graph)
         write(f"data/sample_inputs/{name}.pt", example)
     write(_STATE, payload.table(state, f"{_OURS}/state_"))
@@ -199,7 +195,7 @@ def _read_program(
     except Exception as error:  # whatever torch finds wrong with a graph, in the types it happens to raise
         problem = str(error).strip().splitlines() or [type(error).__name__]
         raise FileError(
-            f"cannot read {path}: torch {torch.__version__} cannot rebuild its program `{name}`: {problem[-1]}"
+            f"cannot read {path}: torch {torch.__version__} cannot rebuild program {name!r}: {problem[-1]}"
         ) from error
 
 

@@ -144,6 +144,8 @@ class Cutting:
         if not isinstance(self.plan, Plan):
             self.plan = self.plan(captured)
             self.program.history.append(f"plan: {self.plan}")
+        elif not (self.graphs or self.program.is_from_file):
+            PlanError.unless_none("cannot cut this graph by the plan", self.plan.problems(captured.graph))
         marked = Pipeline((MarkBoundaries(self.plan, self._classes(capture)),)).run(captured)
         specs = tuple(spec for _, spec in boundaries(marked))
         self._fill(tree, specs)

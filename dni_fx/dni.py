@@ -25,7 +25,7 @@ from typing_extensions import override
 from dni_fx.errors import StageError, SynthesizerError
 from dni_fx.interface import Interface
 from dni_fx.learning import Adam
-from dni_fx.synthesizers import Learner
+from dni_fx.synthesizers import Synthesizer
 from passes import BoundarySpec
 
 _MEMORY = 0.99
@@ -67,11 +67,12 @@ class DNI(nn.Module):
     units of their running root mean square, so neither batch size nor the scale of the loss matters.
     """
 
-    def __init__(self, spec: BoundarySpec, learner: Learner, interface: Interface, exact: bool, step: Step) -> None:
+    def __init__(self, spec: BoundarySpec, synthesizer: Synthesizer, interface: Interface, step: Step) -> None:
         super().__init__()
         self.spec = spec
         self.interface = interface
-        self.is_oracle = exact
+        self.synthesizer = synthesizer
+        learner = synthesizer.build(spec)
         self.learner = learner
         self.optimizer = Adam(learner.parameters(), interface.lr) if interface.lr else None
         self.register_buffer("mean_square", torch.zeros(len(spec.values)))
@@ -84,7 +85,7 @@ class DNI(nn.Module):
     def mix(self) -> float:
         """The part of the true gradient in what goes up now: 1 while warming up."""
         now: Step = self.__dict__["now"]
-        if self.is_oracle or now.exact or self._seen() < self.interface.warmup:
+        if self.synthesizer.exact or now.exact or self._seen() < self.interface.warmup:
             return 1.0
         return self.interface.mix
 

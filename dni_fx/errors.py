@@ -1,5 +1,7 @@
 """What can go wrong in dni_fx. `passes.GraphError` covers what can go wrong in a graph."""
 
+from passes import PreconditionError
+
 
 class DniError(Exception):
     """Base of every error that dni_fx raises on purpose."""
@@ -9,8 +11,8 @@ class CaptureError(DniError):
     """A model could not be turned into a graph. Says which front-ends were tried and why each failed."""
 
 
-class PlanError(DniError):
-    """A policy cannot cut this graph the way it was asked to."""
+class PlanError(DniError, PreconditionError):
+    """A graph cannot be cut the way it was asked to, by a policy or by a plan."""
 
 
 class SynthesizerError(DniError):

@@ -26,8 +26,7 @@ def fill(choice: Choice, interface: Interface, container: nn.Module, spec: Bound
     """
     synthesizer = chosen(choice, spec)
     with torch.random.fork_rng(devices=[]):
-        learner = synthesizer.build(spec)
-    container.add_module(spec.name, DNI(spec, learner, interface, synthesizer.exact, step))
+        container.add_module(spec.name, DNI(spec, synthesizer, interface, step))
 
 
 def chosen(choice: Choice, spec: BoundarySpec) -> Synthesizer:

@@ -119,9 +119,8 @@ class PayloadReader:
             config: Table = json.loads(self._members[table])["config"]
             return {name: self._tied(folder, entry) for name, entry in config.items()}
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
-            raise FileError(
-                f"cannot read {self._path}: the tensors of {table} are not there: {error}."
-            ) from error
+            why = str(error) if isinstance(error, RuntimeError) else repr(error)
+            raise FileError(f"cannot read {self._path}: {table} does not fit the file: {why}.") from error
 
     def _tied(self, folder: str, entry: dict[str, Any]) -> Tensor:
         key = json.dumps([folder, entry], sort_keys=True)

@@ -100,6 +100,7 @@ class Program:
     example: Call | None = None
     history: list[str] = field(default_factory=list)
     captures: list[tuple[Key, Capture]] = field(default_factory=list)
+    is_from_file: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self  # a copy of a cut model is captured like the model itself

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +17,18 @@ from dni_fx.calls import Call, call_of
 from dni_fx.cutting import CutGraph, Cutting
 from dni_fx.decoupled import Decoupled, attach, bare, detach, dnis
 from dni_fx.dni import DNI
-from dni_fx.errors import CaptureError, DniError
+from dni_fx.errors import CaptureError, DniError, FileError
+from dni_fx.exporters import EXPORTERS
+from dni_fx.exporters.base import Exporter, Written
 from dni_fx.fill import Choice, fill
 from dni_fx.frontends import FRONTENDS
 from dni_fx.interface import INTERFACES, Interface
-from dni_fx.modes import training_mode
+from dni_fx.modes import eval_mode, training_mode
 from dni_fx.policies import POLICIES, Policy
 from dni_fx.program import FrontEnd, Program, signature_of
 from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Runtime
+from dni_fx.saving import inference_program, open_cut
+from dni_fx.saving import save as write_cut
 from dni_fx.stage import Stage
 from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
 from dni_fx.trainer import Metric, Training, fit
@@ -137,10 +145,66 @@ def verify(cut: Decoupled, inputs: Inputs | None = None) -> Report:
     Raises:
         DniError: there is no example.
     """
-    call = example_call(cut, inputs) if inputs is not None else cut._dni.program.example
-    if call is None:
-        raise DniError("verify() needs an example: this model was decoupled without one.")
-    return check(cut, call)
+    return check(cut, _example(cut, inputs))
+
+
+def export(
+    cut: Decoupled, path: str | os.PathLike[str], *, exporter: str | Exporter = "onnx", inputs: Inputs | None = None
+) -> Written:
+    """Write the inference graph of a cut model, each boundary visible in it; says what was written.
+
+    Raises:
+        ExportError: the graph cannot be written in this format, or the file computes something else.
+        FileError: the path cannot be written.
+    """
+    chosen = parse(exporter, EXPORTERS) if isinstance(exporter, str) else exporter
+    return chosen.write(inference_program(cut, _example(cut, inputs)).program, Path(path))
+
+
+def save(cut: Decoupled, path: str | os.PathLike[str]) -> None:
+    """Write a cut model to one `.pt2` file: graphs, weights, synthesizers, plan and history.
+
+    The file replaces one that is there only when it is whole.
+
+    Raises:
+        FileError, ExportError: the model cannot be saved, or the path cannot be written.
+    """
+    if missing := write_cut(cut, cut_graph(cut), path):
+        warnings.warn(f"{path} can be run but not trained: {missing}", stacklevel=2)
+
+
+def load(path: str | os.PathLike[str]) -> Decoupled:
+    """Read back what `save` wrote. Nothing in the file is run, and every part of it is checked first.
+
+    Raises:
+        FileError: the file is missing, damaged, from a newer version, or holds no cut model.
+    """
+    found = open_cut(path)
+    if isinstance(found, Program):
+        raise FileError(f"{path} holds a plain program and no cuts: dni_fx.load_program() reads it.")
+    interface = replace(parse(found.interface, INTERFACES), classes=found.classes)
+    cut = attach(
+        detach(found.program.tree),
+        _cutting(found.program, found.plan, found.synthesizers, interface, found.context),
+    )
+    assert found.program.example is not None
+    if found.program.frontend.missing:
+        with eval_mode(cut), torch.no_grad():
+            cut._dni.graph(cut, found.program.example)
+    else:
+        prepare(cut, found.program.example)
+    cut._dni.interfaces.load_state_dict(dict(found.state))
+    return cut
+
+
+def load_program(path: str | os.PathLike[str]) -> Program:
+    """Read a model from a file of `torch.export.save`, or the model that a file of ours was cut from.
+
+    Raises:
+        FileError: the file is missing, damaged or could run code.
+    """
+    found = open_cut(path)
+    return found if isinstance(found, Program) else found.program
 
 
 def recouple(cut: nn.Module) -> nn.Module:
@@ -225,6 +289,13 @@ def prepare(cut: Decoupled, call: Call) -> None:
     """Capture and cut the training graph of a drop-in for calls like this one."""
     with training_mode(cut), torch.enable_grad():
         cut._dni.graph(cut, call)
+
+
+def _example(cut: Decoupled, inputs: Inputs | None) -> Call:
+    call = example_call(cut, inputs) if inputs is not None else cut._dni.program.example
+    if call is None:
+        raise DniError("an example of the model's inputs is needed: it was decoupled without one.")
+    return call
 
 
 def _program(model: nn.Module, frontend: str | FrontEnd) -> Program:

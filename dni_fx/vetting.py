@@ -32,7 +32,9 @@ _MEMBER = re.compile(
 _PICKLED = re.compile(r"data/(weights|constants)/(custom_obj_\d+|opaque_obj_\d+|[^/]*\.pt)")
 
 _LIBRARIES = frozenset({"aten", "dni_fx", "prims", "quantized_decomposed", "torchvision"})
-_OPERATOR = re.compile(r"torch\.ops\.([A-Za-z]\w*)\.([A-Za-z_]\w*)\.([A-Za-z]\w*)", re.ASCII)
+_OPERATOR = re.compile(
+    r"torch\.ops\.([A-Za-z]\w*)\.(_?[A-Za-z]\w*|__i?(?:and|or|xor|lshift|rshift)__)\.([A-Za-z]\w*)", re.ASCII
+)
 _TOUCHES_FILES = frozenset({"from_file", "save"})
 _OTHER_TARGET = re.compile(
     r"torch\._?sym_(not|int|float|ite|max|min|sqrt)|math\.(trunc|ceil|floor|sqrt)|_operator\.(eq|ne|le|ge|lt|gt"
@@ -45,7 +47,8 @@ _OTHER_TARGET = re.compile(
 _PATH = re.compile(r"[^\"'\\\x00-\x1f]*")
 _PATHS = frozenset({"parameter_name", "buffer_name", "tensor_constant_name", "user_input_name", "fqn"})
 _VALUE_TABLES = frozenset({"tensor_values", "sym_int_values", "sym_float_values", "sym_bool_values"})
-_KEPT_METADATA = ("custom", "nn_module_stack", "torch_fn")
+_STACK = "nn_module_stack"
+_KEPT_METADATA = ("custom", _STACK, "torch_fn")
 
 
 def read_members(path: Path) -> dict[str, bytearray]:
@@ -150,8 +153,10 @@ def clean_program(program: Any) -> bytes:
     program["guards_code"] = []
     for place in _places(program):
         if "target" in place and "metadata" in place:
-            metadata = place["metadata"]
-            place["metadata"] = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
+            kept = {key: place["metadata"][key] for key in _KEPT_METADATA if key in place["metadata"]}
+            if not _PATH.fullmatch(kept.get(_STACK, "")):  # it names submodules when a program is unflattened
+                del kept[_STACK]
+            place["metadata"] = kept
     return json.dumps(program).encode()
 
 

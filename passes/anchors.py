@@ -19,6 +19,10 @@ ANCHOR = "dni_fx.anchor"
 """The key under which a graph read from a file carries the anchors it was captured with."""
 
 
+_PART = "~"
+"""Stands behind the anchor of an operation that became several in a file, for all of them but the last."""
+
+
 def set_anchors(graph: fx.Graph) -> None:
     """Give every computed value of a freshly captured graph its anchor, in `node.meta["anchor"]`.
 
@@ -31,13 +35,23 @@ def set_anchors(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.op in {"placeholder", "get_attr", "output"}:
             continue
-        if carried.get(anchor := _carried(node)) is not node:
-            place = _place(node)
+        anchor = _carried(node)
+        if carried.get(anchor) is not node:
+            place = f"{anchor}{_PART}" if anchor else _place(node)
             while (anchor := _numbered(place, counts[place])) in taken:
                 counts[place] += 1
             counts[place] += 1
         taken.add(anchor)
         node.meta["anchor"] = Anchor(anchor)
+
+
+def base_of(anchor: Anchor) -> Anchor:
+    """The anchor of the captured operation that a value is a part of: the value's own, but for graphs from files.
+
+    >>> base_of(Anchor("layers.0:chunk~.1"))
+    'layers.0:chunk'
+    """
+    return Anchor(anchor.partition(_PART)[0])
 
 
 def anchor_of(node: fx.Node) -> Anchor:

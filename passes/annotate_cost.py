@@ -48,9 +48,10 @@ def uncounted(gm: fx.GraphModule) -> tuple[str, ...]:
 
 # What moves, looks up, sums up or makes elements.
 _FREE = re.compile(
-    r"_to_copy|_unsafe_view|_weight_norm_interface|_softmax|cat|constant_pad_nd|copy|cumsum|fill|flip|gather|"
-    r"linalg_vector_norm|mean|native_layer_norm|repeat|roll|scatter|slice_scatter|sort|stack|std|sum|topk|tril|"
-    r"triu|var|zero|new_.*|upsample_.*|index.*|.*_like|.*embedding.*"
+    r"_to_copy|_unsafe_view|_weight_norm_interface|_softmax|_log_softmax|amax|amin|argmax|argmin|cat|"
+    r"constant_pad_nd|copy|cumsum|fill|flip|gather|linalg_vector_norm|logsumexp|max|mean|min|native_layer_norm|"
+    r"norm|prod|repeat|roll|scatter|slice_scatter|sort|stack|std|sum|topk|tril|triu|var|zero|"
+    r"new_.*|upsample_.*|index.*|.*_like|.*embedding.*"
 )
 
 

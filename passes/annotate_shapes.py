@@ -7,6 +7,7 @@ opaque module are all seen alike.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch._subclasses import FakeTensorMode
 from typing_extensions import override
 
 from passes.errors import PreconditionError
+from passes.one_step import OneStep
 from passes.shell import shell
 from passes.watch import Watch
 
@@ -64,13 +66,19 @@ def _run(
 ) -> dict[fx.Node, Sizes]:
     """Sizes of every value that is one tensor, at `times` the batch size."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.inference_mode(False), torch.enable_grad(), fake:
+    with torch.inference_mode(False), torch.enable_grad():
         parts = _parts(gm, fake)
-        inputs = [_example(leaf, fake, times if leaf.shape[:1] == (batch,) else 1) for leaf in leaves]
+        inputs = [_faked(leaf, fake) for leaf in leaves]
+        for position, leaf in enumerate(leaves):
+            if times > 1 and leaf.shape[:1] == (batch,):
+                # As `new_empty` would not, this keeps the memory format.
+                larger = torch.cat([inputs[position].detach()] * times)
+                inputs[position] = larger.requires_grad_(leaf.requires_grad)
         if watch is None:
-            return _Interpreter(gm, parts, None).sizes_at(inputs)
+            with fake, OneStep(lambda _: contextlib.nullcontext()):
+                return _Interpreter(gm, parts, None).sizes_at(inputs)
         watch.weigh(parts.values())
-        with watch:
+        with fake, watch, OneStep(watch.repeated):
             return _Interpreter(gm, parts, watch).sizes_at(inputs)
 
 
@@ -84,15 +92,16 @@ def _parts(gm: fx.GraphModule, fake: FakeTensorMode) -> dict[str, Any]:
             part = vars(holder)["_modules"] if isinstance(found, nn.Module) else held
             part[str(node.target)] = found
     vars(holder)["held"] = held  # no child and no parameter: names with dots are refused there
-    copied = vars(shell(holder, fake.from_tensor))
+    copied = vars(shell(holder, lambda tensor: _faked(tensor, fake)))
     return {**copied["_modules"], **copied["held"]}
 
 
-def _example(leaf: Tensor, fake: FakeTensorMode, times: int) -> Tensor:
-    example = cast("Tensor", fake.from_tensor(leaf.detach()))
-    if times > 1:
-        example = torch.cat([example] * times)  # keeps the memory format, which `new_empty` would not
-    return example.requires_grad_(leaf.requires_grad)
+def _faked(tensor: Tensor, fake: FakeTensorMode) -> Tensor:
+    leaf = tensor if tensor.is_leaf else tensor.detach()  # fake copies look at `.grad`, which then warns
+    copied = cast("Tensor", fake.from_tensor(leaf))
+    if copied.is_inference():
+        copied = copied.clone()  # autograd takes no tensor made in inference mode
+    return copied.requires_grad_(tensor.requires_grad)
 
 
 class _Interpreter(fx.Interpreter):

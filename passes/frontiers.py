@@ -122,13 +122,13 @@ class _Shape:
         for at in tips:
             if not loose[at]:
                 yield 1 << at, inside[at]
-            elif open_ := self._open(inside[at], loose[at], width - 1):
+            elif open_ := self._open(inside[at] ^ 1 << at, loose[at], width - 1):
                 yield open_ | 1 << at, inside[at]
         if width > 1:
             yield from self._pairs(inside, loose)
 
     def _open(self, inside: int, loose: int, most: int) -> int:
-        """The values in `inside` that the values in `loose`, outside it, read; 0 if they are too many."""
+        """The values of `inside` that those of `loose`, outside it, read; 0 if they are too many."""
         open_ = 0
         for at in _bits(loose):
             open_ |= self.sources[at] & inside

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from passes.anchors import Anchor, anchor_of
+from passes.anchors import Anchor, anchor_of, base_of
 from passes.errors import SpecError
 
 _VERSION = 1
@@ -48,7 +48,8 @@ class Plan:
         for node in graph.nodes:
             if node.op in {"placeholder", "get_attr", "output"}:
                 continue
-            known = self.stage_of.get(anchor_of(node))
+            anchor = anchor_of(node)
+            known = self.stage_of.get(anchor, self.stage_of.get(base_of(anchor)))
             latest = max((stages.get(source, 0) for source in node.all_input_nodes), default=0)
             stages[node] = latest if known is None else known
         return stages

@@ -8,7 +8,7 @@ import io
 import threading
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
@@ -95,7 +95,7 @@ class _Tensors(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _copying(replace: Replace | None) -> Iterator[None]:
+def _copying(replace: Replace | None) -> Generator[None, None, None]:
     with _Tensors(replace), warnings.catch_warnings():
         # Exported graphs hold tree specs, a class that torch's own copying makes it warn of.
         warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec", FutureWarning)

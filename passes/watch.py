@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -34,6 +35,7 @@ class Watch(TorchDispatchMode):
         self._features = FeatureDims()
         self._owners: dict[StorageWeakRef, list[str]] = {}
         self._weights: set[StorageWeakRef] = set()
+        self._times = 1
         self._begin()
 
     def weigh(self, parts: Iterable[Any]) -> None:
@@ -64,6 +66,13 @@ class Watch(TorchDispatchMode):
             self._owners.setdefault(storage, []).append(name)
         self._begin()
 
+    @contextlib.contextmanager
+    def repeated(self, times: int) -> Generator[None, None, None]:
+        """What runs now stands for as many runs of it."""
+        outer, self._times = self._times, self._times * times
+        yield
+        self._times = outer
+
     @override
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -84,7 +93,7 @@ class Watch(TorchDispatchMode):
         self, func: OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
         self._features.note(func, args, kwargs, _tensors_in(out))
-        self._flops += flops(func, args, kwargs, out)
+        self._flops += self._times * flops(func, args, kwargs, out)
         if torch.Tag.nondeterministic_seeded in func.tags:
             self._random |= _draws(_bound(func, args, kwargs))
         if written := _written_arguments(func):

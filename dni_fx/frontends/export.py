@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 from typing_extensions import override
 
 from dni_fx.calls import Call
 from dni_fx.errors import CaptureError
 from dni_fx.frontends.symbolic import first_line
 from dni_fx.program import Capture, FrontEnd
+from dni_fx.unlifted import capture_of
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,12 @@ class Export(FrontEnd):
     @override
     def capture(self, model: nn.Module, call: Call) -> Capture:
         program = exported(model, call)
-        module = program.module(check_guards=False)
-        graph = fx.Graph()
-        graph.output(graph.graph_copy(module.graph, {}))
-        sizes = _drop_constants(graph, call)
-        constants = _constants(graph, module, model)
-        for node in graph.nodes:  # fake tensors and their symbols are not for keeping
-            node.meta = {key: node.meta[key] for key in ("nn_module_stack", "custom") if key in node.meta}
-        notes = [f"export: {len(graph.nodes)} nodes"]
-        if not any(None in size for size in sizes):
+        fixed = dict(call.form.constants)
+        capture = capture_of(program, model, fixed)
+        notes = [f"export: {len(capture.graph.nodes)} nodes"]
+        if not any(None in size for size in capture.sizes):
             notes.append("export: the batch size is fixed, since the model computes with it as a number")
-        out_spec = program.call_spec.out_spec
-        assert out_spec is not None
-        return Capture(graph, out_spec, constants, tuple(notes), sizes)
+        return replace(capture, notes=tuple(notes))
 
 
 def exported(model: nn.Module, call: Call) -> torch.export.ExportedProgram:
@@ -72,39 +64,3 @@ def exported(model: nn.Module, call: Call) -> torch.export.ExportedProgram:
             )
     except Exception as error:  # the model's own code runs here and may raise anything
         raise CaptureError(f"{type(error).__name__}: {first_line(error)}") from error
-
-
-def _drop_constants(graph: fx.Graph, call: Call) -> tuple[tuple[int | None, ...], ...]:
-    """Leave the tensors' placeholders alone; returns the sizes that each of them must have."""
-    fixed = dict(call.form.constants)
-    sizes: list[tuple[int | None, ...]] = []
-    for i, node in enumerate([node for node in graph.nodes if node.op == "placeholder"]):
-        if i not in fixed:
-            shape = node.meta["val"].shape
-            sizes.append(tuple(size if isinstance(size, int) else None for size in shape))
-            continue
-        for user in list(node.users):
-            user.args = fx.node.map_arg(user.args, lambda n, node=node, i=i: fixed[i] if n is node else n)
-            user.kwargs = fx.node.map_arg(user.kwargs, lambda n, node=node, i=i: fixed[i] if n is node else n)
-        graph.erase_node(node)
-    return tuple(sizes)
-
-
-def _constants(graph: fx.Graph, module: fx.GraphModule, model: nn.Module) -> dict[str, Any]:
-    """Tensors and graphs of regions that the exported module holds and the model does not."""
-    found: dict[str, Any] = {}
-    for node in graph.nodes:
-        if node.op != "get_attr" or _resolves(model, str(node.target)):
-            continue
-        value: Tensor | nn.Module = attrgetter(str(node.target))(module)
-        node.target = f"_constant_{id(value):x}"
-        found[node.target] = value
-    return found
-
-
-def _resolves(model: nn.Module, path: str) -> bool:
-    try:
-        attrgetter(path)(model)
-    except AttributeError:
-        return False
-    return True

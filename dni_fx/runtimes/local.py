@@ -85,7 +85,7 @@ class _Worker(Worker):
         self.optimizers = list(self._of_stage.values())
 
     def _refuse_mixing(self) -> None:
-        locked = [name for name, dni in dnis(self.cut).items() if dni.is_oracle or dni.interface.mix]
+        locked = [name for name, dni in dnis(self.cut).items() if dni.synthesizer.exact or dni.interface.mix]
         if locked:
             raise StageError(
                 "the local runtime updates a stage before the true gradient is there, and these boundaries "

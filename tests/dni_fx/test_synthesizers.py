@@ -170,8 +170,8 @@ def test_a_context_for_a_value_without_a_batch_is_refused():
 def test_several_values_are_refused_by_what_learns(choice):
     says = (
         f"cannot build {'conv' if choice == Auto() else choice} at encoder_layers_0: it guesses the gradient "
-        "of one value, and encoder.layers.0, encoder.layers.0 are 2. Use zero or oracle here, or cut where one "
-        "value crosses."
+        "of one value, and encoder.layers.0, encoder.layers.0 are 2. Use zero or oracle here, or cut where "
+        "one value crosses."
     )
     with pytest.raises(SynthesizerError, match=exactly(says)):
         choice.build(spec_of((4, 3, 6, 6), 1, count=2))

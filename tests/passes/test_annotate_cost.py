@@ -10,10 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from passes.annotate_cost import uncounted
 from passes.annotate_shapes import annotate
 from passes.values import value_of
+from tests.passes.graphs import last, whole
 
 
-class Call(nn.Module):
-    """Any function and the modules that it needs, kept whole in a graph."""
+class Uses(nn.Module):
+    """A function of a weight matrix and of the modules that it needs."""
 
     def __init__(self, function: Callable[..., Any], *needs: nn.Module) -> None:
         super().__init__()
@@ -25,15 +26,6 @@ class Call(nn.Module):
         return self.function(self, *args)
 
 
-def whole(call: nn.Module, *examples: Tensor) -> fx.GraphModule:
-    graph = fx.Graph()
-    inputs = [graph.placeholder(f"x{position}") for position in range(len(examples))]
-    graph.output(graph.call_module("call", tuple(inputs)))
-    gm = fx.GraphModule({"call": call}, graph)
-    annotate(gm, examples)
-    return gm
-
-
 def cost(gm: fx.GraphModule) -> int:
     return sum(value_of(node).flops for node in gm.graph.nodes)
 
@@ -42,8 +34,8 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "linear": (nn.Linear(3, 5), (2, 7, 3)),
     "conv": (nn.Conv2d(4, 6, 3, stride=2, groups=2), (2, 4, 9, 9)),
     "transposed conv": (nn.ConvTranspose1d(4, 6, 3), (2, 4, 9)),
-    "bilinear": (Call(lambda m, x: torch.einsum("bi,ij,bj->b", x, m.weight, x)), (2, 3)),
-    "matmul": (Call(lambda m, x: x @ x.mT), (2, 5, 3)),
+    "bilinear": (Uses(lambda m, x: torch.einsum("bi,ij,bj->b", x, m.weight, x)), (2, 3)),
+    "matmul": (Uses(lambda m, x: x @ x.mT), (2, 5, 3)),
     "norm and arithmetic": (nn.Sequential(nn.LayerNorm(3), nn.GELU()), (2, 3)),
 }
 
@@ -83,13 +75,13 @@ def test_attention_costs_its_two_products_by_any_kernel(dropout: float) -> None:
 
     q = torch.zeros(batch, heads, length, width, requires_grad=True)
     k = torch.zeros(batch, heads, memory, width)
-    assert cost(whole(Call(attend), q, k, k)) == 2 * 2 * batch * heads * length * memory * width
+    assert cost(whole(Uses(attend), q, k, k)) == 2 * 2 * batch * heads * length * memory * width
 
 
 def test_a_matrix_times_a_vector_costs_two_for_each_entry() -> None:
-    assert cost(whole(Call(lambda m, x: m.weight @ x), torch.zeros(3))) == 18
-    assert cost(whole(Call(lambda m, x: torch.addmv(x, m.weight, x)), torch.zeros(3))) == 18
-    assert cost(whole(Call(lambda m, x: x @ x), torch.zeros(3))) == 6
+    assert cost(whole(Uses(lambda m, x: m.weight @ x), torch.zeros(3))) == 18
+    assert cost(whole(Uses(lambda m, x: torch.addmv(x, m.weight, x)), torch.zeros(3))) == 18
+    assert cost(whole(Uses(lambda m, x: x @ x), torch.zeros(3))) == 6
 
 
 def test_only_the_forward_pass_counts_and_each_node_for_itself() -> None:
@@ -100,7 +92,7 @@ def test_only_the_forward_pass_counts_and_each_node_for_itself() -> None:
 
 def test_the_bytes_of_a_value_are_those_of_all_its_tensors() -> None:
     gm = whole(nn.LSTM(5, 4, dtype=torch.float64), torch.zeros(6, 3, 5, dtype=torch.float64))
-    assert value_of(list(gm.graph.nodes)[1]).bytes == 8 * (6 * 3 * 4 + 3 * 4 + 3 * 4)
+    assert last(gm).bytes == 8 * (6 * 3 * 4 + 3 * 4 + 3 * 4)
 
 
 FREE: dict[str, Callable[[Any, Tensor], Any]] = {
@@ -117,7 +109,7 @@ FREE: dict[str, Callable[[Any, Tensor], Any]] = {
 
 @pytest.mark.parametrize("name", FREE)
 def test_weights_that_are_moved_added_or_multiplied_are_counted(name: str) -> None:
-    assert uncounted(whole(Call(FREE[name]), torch.zeros(3, 3))) == ()
+    assert uncounted(whole(Uses(FREE[name]), torch.zeros(3, 3))) == ()
 
 
 def test_a_node_whose_kernel_no_formula_knows_is_named() -> None:
@@ -125,11 +117,11 @@ def test_a_node_whose_kernel_no_formula_knows_is_named() -> None:
         library.define("hidden_product(Tensor x, Tensor weight) -> Tensor")
         library.impl("hidden_product", lambda x, weight: x @ weight, "CompositeExplicitAutograd")
         library.impl("hidden_product", lambda x, weight: torch.empty_like(x), "Meta")
-        opaque = Call(
+        opaque = Uses(
             lambda m, x: torch.ops.dni_fx_tests.hidden_product(m.needs[0](x), m.weight), nn.Linear(3, 3)
         )
         gm = whole(opaque, torch.zeros(2, 3))
-        found = value_of(list(gm.graph.nodes)[1])
+        found = last(gm)
     assert uncounted(gm) == ("call",)
     assert found.uncounted == {"dni_fx_tests.hidden_product.default"}
     assert found.flops == 2 * 2 * 3 * 3  # of the linear layer beside it

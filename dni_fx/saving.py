@@ -1,0 +1,208 @@
+"""Cut models to files and back."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import nn
+from torch.export import ExportedProgram
+
+from dni_fx import archive
+from dni_fx.calls import Call, Form, call_of
+from dni_fx.cutting import CutGraph
+from dni_fx.decoupled import Decoupled, bare, detach, dnis
+from dni_fx.errors import ExportError, FileError
+from dni_fx.exported import Exported, export_graph
+from dni_fx.modes import eval_mode, training_mode
+from dni_fx.program import Capture, Program, signature_of
+from dni_fx.restored import Restored, Saved, plant, restored_class, without_markers
+from dni_fx.unlifted import capture_of
+from passes import Plan
+from passes.anchors import set_anchors
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a file of ours holds: a program, and how it was cut."""
+
+    program: Program
+    plan: Plan
+    synthesizers: Mapping[str, str]
+    interface: str
+    context: str
+    classes: int
+    state: Mapping[str, torch.Tensor]
+
+
+def inference_program(cut: Decoupled, call: Call) -> Exported:
+    """The eval graph of a cut model, its boundaries visible, as an exported program.
+
+    Raises:
+        ExportError: torch.export refuses the graph.
+    """
+    with eval_mode(cut), torch.no_grad():
+        return _export(cut, cut._dni.graph(cut, call), call)
+
+
+def save(cut: Decoupled, graph: CutGraph, path: str | os.PathLike[str]) -> str:
+    """Write a cut model to one `.pt2` file; returns why it cannot be trained on, empty if it can.
+
+    Raises:
+        FileError: the file cannot be written, or the model holds something that a file cannot.
+        ExportError: the inference graph cannot be exported.
+    """
+    call = cut._dni.program.example
+    if call is None or call.form != graph.key.form:
+        raise FileError("cannot save: the example that this model was cut with is gone.")
+    programs = {"eval": inference_program(cut, call).program}
+    missing = ""
+    try:
+        with training_mode(cut), torch.enable_grad():
+            programs["train"] = _export(cut, cut._dni.graph(cut, call), call).program
+    except ExportError as error:
+        missing = str(error)
+    archive.write(path, programs, cut._dni.interfaces.state_dict(), _meta(cut, call, missing))
+    return missing
+
+
+def open_cut(path: str | os.PathLike[str]) -> Opened | Program:
+    """Read a file: how a model was cut, or the plain program of a file that dni_fx did not write.
+
+    Raises:
+        FileError: the file is missing, damaged, newer than this version, or could run code.
+    """
+    read = archive.read(path)
+    if not read.meta:
+        return _foreign(read, Path(path))
+    meta = read.meta
+    try:
+        form = _form(meta["call"])
+        signature = _signature(meta["call"]["parameters"])
+        tree = restored_class(meta["model"], signature)()
+        for program in read.programs.values():
+            plant(tree, program, meta["order"])
+        for name, parameter in tree.named_parameters(remove_duplicate=False):
+            parameter.requires_grad_(name in meta["trainable"])
+        leaves = next(iter(read.programs.values())).example_inputs[0]
+        captures = {mode == "train": _capture(program, tree, meta) for mode, program in read.programs.items()}
+        frontend = Saved(captures, form, meta["missing"])
+        program = _finish(tree, frontend, Call(_typed(form, leaves), tuple(leaves)), meta["history"])
+        plan = Plan.from_json(json.dumps(meta["plan"]))
+        return Opened(
+            program, plan, meta["synthesizers"], meta["interface"], meta["context"], meta["classes"], read.state
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FileError(
+            f"cannot read {path}: its description is not complete ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _export(cut: Decoupled, graph: CutGraph, call: Call) -> Exported:
+    marked = graph.marked.graph
+    stages = {node.name: node.meta["stage"] for node in marked.nodes if "stage" in node.meta}
+    tree = bare(cut)
+    graph.capture.install(tree)
+    return export_graph(tree, marked, call.leaves, stage_of=stages)
+
+
+def _meta(cut: Decoupled, call: Call, missing: str) -> dict[str, Any]:
+    original = detach(cut)
+    plan = cut._dni.plan
+    assert isinstance(plan, Plan)
+    return {
+        "model": type(original).__name__,
+        "plan": json.loads(plan.to_json()),
+        "synthesizers": {name: str(dni.synthesizer) for name, dni in dnis(cut).items()},
+        "interface": next((str(dni.interface) for dni in dnis(cut).values()), "dni"),
+        "context": cut._dni.context,
+        "classes": next((dni.spec.classes for dni in dnis(cut).values()), 0),
+        "history": cut._dni.program.history,
+        "trainable": [n for n, p in original.named_parameters(remove_duplicate=False) if p.requires_grad],
+        "order": [name for name, _ in original.named_parameters(remove_duplicate=False)]
+        + [name for name, _ in original.named_buffers(remove_duplicate=False)],
+        "call": _described(call, signature_of(original)),
+        "result": pytree.treespec_dumps(cut._dni.graphs[0].capture.out_spec),
+        "missing": missing,
+    }
+
+
+def _described(call: Call, signature: inspect.Signature) -> dict[str, Any]:
+    """The form of a call and its result as JSON."""
+    constants = dict(call.form.constants)
+    odd = [f"{type(value).__name__}" for value in constants.values() if not _is_plain(value)]
+    if odd:
+        raise FileError(f"cannot save: the model was captured with arguments that a file cannot hold: {', '.join(odd)}.")
+    parameters = [[p.name, int(p.kind), p.default is not inspect.Parameter.empty] for p in signature.parameters.values()]
+    return {
+        "names": list(call.form.names),
+        "spec": pytree.treespec_dumps(call.form.spec),
+        "constants": [[place, value] for place, value in constants.items()],
+        "parameters": parameters,
+    }
+
+
+def _form(described: Mapping[str, Any]) -> Form:
+    constants = tuple((int(place), value) for place, value in described["constants"])
+    return Form(pytree.treespec_loads(described["spec"]), constants, (), tuple(described["names"]))
+
+
+def _typed(form: Form, leaves: tuple[torch.Tensor, ...]) -> Form:
+    kinds = tuple((leaf.dtype, leaf.requires_grad) for leaf in leaves)
+    return Form(form.spec, form.constants, kinds, form.names)
+
+
+def _signature(parameters: list[Any]) -> inspect.Signature:
+    kinds = {int(kind): kind for kind in (inspect.Parameter.POSITIONAL_ONLY, *inspect._ParameterKind)}
+    none = inspect.Parameter.empty
+    return inspect.Signature(
+        [inspect.Parameter(name, kinds[kind], default=None if has else none) for name, kind, has in parameters]
+    )
+
+
+def _capture(program: ExportedProgram, tree: nn.Module, meta: Mapping[str, Any]) -> Capture:
+    found = capture_of(program, tree, {})
+    without_markers(found.graph)
+    set_anchors(found.graph)
+    spec = pytree.treespec_loads(meta["result"]) if "result" in meta else found.out_spec
+    return Capture(found.graph, spec, found.constants, (), found.sizes)
+
+
+def _finish(tree: Restored, frontend: Saved, example: Call, history: list[str]) -> Program:
+    program = Program(tree, frontend, bare, example, list(history), is_from_file=True)
+    vars(tree)["_program"] = program
+    return program
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _foreign(read: archive.Archive, path: Path) -> Program:
+    (program,) = read.programs.values()
+    args, kwargs = program.example_inputs or ((), {})
+    if not (args or kwargs):
+        raise FileError(f"cannot use {path}: it holds no example inputs. Save it again with torch.export.save.")
+    names = [f"input_{i}" for i in range(len(args))]
+    user = [str(name) for name in program.graph_signature.user_inputs]
+    if len(user) == len(args) and not kwargs:
+        names = user
+    kinds = inspect.Parameter
+    parameters = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in names]
+    parameters += [kinds(name, kinds.KEYWORD_ONLY) for name in kwargs]
+    signature = inspect.Signature(parameters)
+    tree = restored_class(Path(path).stem.replace("-", "_"), signature)()
+    plant(tree, program)
+    call = call_of(signature, args, kwargs)
+    capture = capture_of(program, tree, dict(call.form.constants), (f"saved: a program of {path.name}",))
+    # Where nothing in the graph depends on the mode, it serves both.
+    modes = (True, False) if read.training is None else (read.training,)
+    missing = "it was exported in the other mode, which is part of its operations; export it again in this one."
+    return _finish(tree, Saved(dict.fromkeys(modes, capture), call.form, missing), call, [])
