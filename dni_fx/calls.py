@@ -33,7 +33,9 @@ class Form:
         fixed = dict(self.constants)
         rest = iter(leaves)
         total = len(fixed) + len(self.names)
-        return pytree.tree_unflatten([fixed[i] if i in fixed else next(rest) for i in range(total)], self.spec)
+        return pytree.tree_unflatten(
+            [fixed[i] if i in fixed else next(rest) for i in range(total)], self.spec
+        )
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def _names(signature: inspect.Signature, bound: inspect.BoundArguments) -> tuple
     paths, _ = pytree.tree_flatten_with_path((bound.args, bound.kwargs))
     for (where, *path), value in paths:
         if isinstance(value, Tensor):
-            first, *rest = (str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
+            first, *rest = (
+                str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path
+            )
             is_positional = getattr(where, "idx", 0) == 0
             names.append("_".join([positional[int(first)] if is_positional else first, *rest]))
     return tuple(names)

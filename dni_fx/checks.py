@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dni_fx.calls import Call
 from dni_fx.cutting import CutGraph
-from dni_fx.decoupled import Decoupled, detach, dnis
+from dni_fx.decoupled import Decoupled, cutting_of, detach, dnis
 from dni_fx.dni import DNI
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.stage import shared_parameters
@@ -22,7 +22,7 @@ from passes.leaks import leaks
 
 _SEED = 0
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
-"""How far gradients may be apart, relative to the largest element: adding in another order rounds differently."""
+"""How far gradients may be apart, relative to the largest: adding in another order rounds differently."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,15 @@ def check(cut: Decoupled, call: Call) -> Report:
 
 def _checks(cut: Decoupled, call: Call) -> Iterator[Check]:
     yield _forward_in_train(*_twins(cut), call)
-    yield _forward_in_eval(*_twins(cut), call)
+    yield _forward_in_eval(*_twins(cut), _twins(cut)[0], call)
     yield _oracle(*_twins(cut), call)
     ours, _ = _twins(cut)
     with training_mode(ours):
-        graph = ours._dni.graph(ours, call)
+        graph = cutting_of(ours).graph(ours, call)
     found = tuple(leaks(graph.marked.module(ours)))
-    yield Check("no gradient path past a boundary", not found, ", ".join(found) or f"{len(dnis(cut))} boundaries")
+    yield Check(
+        "no gradient path past a boundary", not found, ", ".join(found) or f"{len(dnis(cut))} boundaries"
+    )
     yield _scaling(ours, graph, call)
     shared = shared_parameters(graph.road.stages)
     listed = ", ".join(f"{name} (stages {' and '.join(map(str, at))})" for name, at in shared.items())
@@ -84,24 +86,26 @@ def _twins(cut: Decoupled) -> tuple[Decoupled, nn.Module]:
 def _forward_in_train(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
     with training_mode(ours), training_mode(theirs):
         a, b = _seeded(ours, call), _seeded(theirs, call)
-        buffers = [name for name, buffer in theirs.named_buffers() if not _equal(buffer, ours.get_buffer(name))]
+        buffers = [
+            name for name, buffer in theirs.named_buffers() if not _equal(buffer, ours.get_buffer(name))
+        ]
     apart = _distance(a, b)
     says = f"largest difference {apart:g}" + (f"; buffers differ: {', '.join(buffers)}" if buffers else "")
     return Check("forward in train mode is bit-identical", apart == 0 and not buffers, says)
 
 
-def _forward_in_eval(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
-    with eval_mode(ours), eval_mode(theirs), torch.no_grad():
-        graph = ours._dni.graph(ours, call)
+def _forward_in_eval(ours: Decoupled, theirs: nn.Module, third: Decoupled, call: Call) -> Check:
+    with eval_mode(ours), eval_mode(theirs), eval_mode(third), torch.no_grad():
+        graph = cutting_of(third).graph(third, call)
         torch.manual_seed(_SEED)
-        marked = pytree.tree_unflatten(graph.marked.whole(ours, *_fresh(call)), graph.capture.out_spec)
+        marked = pytree.tree_unflatten(graph.marked.whole(third, *_fresh(call)), graph.capture.out_spec)
         wanted = _seeded(theirs, call)
         apart = max(_distance(_seeded(ours, call), wanted), _distance(marked, wanted))
     return Check("forward in eval mode is bit-identical", apart == 0, f"largest difference {apart:g}")
 
 
 def _oracle(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
-    ours._dni.step.exact = True
+    cutting_of(ours).step.exact = True
     with training_mode(ours), training_mode(theirs):
         _objective(_seeded(ours, call)).backward()
         _objective(_seeded(theirs, call)).backward()
@@ -111,7 +115,9 @@ def _oracle(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
         fine = fine and apart <= _TOLERANCE.get(parameter.dtype, 0.0)
         if apart > worst:
             worst, where = apart, f" at {name}"
-    return Check("gradients under oracle equal backprop's", fine, f"largest relative difference {worst:.1e}{where}")
+    return Check(
+        "gradients under oracle equal backprop's", fine, f"largest relative difference {worst:.1e}{where}"
+    )
 
 
 def _scaling(ours: Decoupled, graph: CutGraph, call: Call) -> Check:
@@ -130,7 +136,9 @@ def _scaling(ours: Decoupled, graph: CutGraph, call: Call) -> Check:
             (_objective(_seeded(twin, call)) * factor).backward()
             results.append([twin.get_parameter(n).grad for n in early])
     changed = [n for n, a, b in zip(early, *results, strict=True) if _relative(a, b)]
-    return Check(name, not changed, ", ".join(changed[:5]) or f"{len(early)} parameters of earlier stages unchanged")
+    return Check(
+        name, not changed, ", ".join(changed[:5]) or f"{len(early)} parameters of earlier stages unchanged"
+    )
 
 
 def _stir(dni: DNI) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+
 from dni_fx.calls import Call, call_of
 from dni_fx.dni import DNI, Step
 from dni_fx.errors import DniError, PlanError
@@ -48,7 +49,7 @@ class Interfaces(nn.Module):
 
 @dataclass(frozen=True)
 class Marked:
-    """A graph with its boundaries, as data and as code. It belongs to no tree, so copies of a model share it."""
+    """A graph with its boundaries, as data and as code. It belongs to no tree: copies of a model share it."""
 
     graph: fx.Graph
     specs: tuple[BoundarySpec, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from typing import Any
@@ -83,8 +84,8 @@ def detach(model: nn.Module) -> nn.Module:
     twin = object.__new__(type(model).__mro__[2])
     state = {name: value for name, value in vars(model).items() if name != "_dni"}
     state["_modules"] = {name: child for name, child in model.named_children() if name != CONTAINER}
-    if model._dni.instance_forward is not None:
-        state["forward"] = model._dni.instance_forward
+    if cutting_of(model).instance_forward is not None:
+        state["forward"] = cutting_of(model).instance_forward
     state.pop("_ddp_params_and_buffers_to_ignore", None)
     twin.__dict__.update(state)
     return shell(twin)
@@ -100,17 +101,22 @@ def run_original(model: Decoupled, args: tuple[Any, ...], kwargs: dict[str, Any]
     # A model may walk over its children, as nn.Sequential does; ours is no layer of it.
     interfaces = vars(model)["_modules"].pop(CONTAINER, None)
     try:
-        if model._dni.instance_forward is not None:
-            return model._dni.instance_forward(*args, **kwargs)
+        if cutting_of(model).instance_forward is not None:
+            return cutting_of(model).instance_forward(*args, **kwargs)
         return super(Decoupled, model).forward(*args, **kwargs)
     finally:
         if interfaces is not None:
             vars(model)["_modules"][CONTAINER] = interfaces
 
 
+def cutting_of(model: Decoupled) -> Cutting:
+    """How a drop-in is cut: its plan, its graphs so far and its interfaces."""
+    return vars(model)["_dni"]
+
+
 def dnis(model: Decoupled) -> dict[str, DNI]:
     """The DNI of each boundary, by name; empty before the first batch of a model captured lazily."""
-    return {name: child for name, child in model.dni.named_children() if isinstance(child, DNI)}
+    return cutting_of(model).filled()
 
 
 @functools.cache
@@ -127,6 +133,7 @@ def _with_cuts(cls: type[nn.Module]) -> type[Decoupled]:
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__reduce__": _reduce,
+        "__deepcopy__": _deep_copied,
     }
     return type(cls.__name__, (Decoupled, cls), names)
 
@@ -136,13 +143,22 @@ def _reduce(self: Decoupled) -> tuple[Any, ...]:
     return _blank, (type(self).__mro__[2],), vars(self)
 
 
+def _deep_copied(self: Decoupled, memo: dict[int, Any]) -> Decoupled:
+    """A copy that a `__deepcopy__` of the user's class (fx has one) would make of the wrong class."""
+    twin = memo[id(self)] = _blank(type(self).__mro__[2])
+    vars(twin).update(copy.deepcopy(vars(self), memo))
+    return twin
+
+
 def _blank(cls: type[nn.Module]) -> Decoupled:
     return object.__new__(_with_cuts(cls))
 
 
 def own_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of the model itself, without those of synthesizers that update themselves."""
-    own = {id(p) for dni in dnis(model).values() if dni.optimizer is not None for p in dni.parameters()} if isinstance(
-        model, Decoupled
-    ) else set[int]()
+    own = (
+        {id(p) for dni in dnis(model).values() if dni.optimizer is not None for p in dni.parameters()}
+        if isinstance(model, Decoupled)
+        else set[int]()
+    )
     return [p for p in model.parameters() if id(p) not in own]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ def mlp() -> tuple[nn.Module, Tensor]:
     """A classifier of six layers, (batch, 64) to (batch, 10), and an example of its input."""
     widths = [FEATURES, 128, 128, 128, 128, 128]
     layers: list[nn.Module] = []
-    for one, other in zip(widths, widths[1:], strict=False):
+    for one, other in itertools.pairwise(widths):
         layers += [nn.Linear(one, other), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES)), torch.zeros(32, FEATURES)
 

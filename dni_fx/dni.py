@@ -67,7 +67,9 @@ class DNI(nn.Module):
     units of their running root mean square, so neither batch size nor the scale of the loss matters.
     """
 
-    def __init__(self, spec: BoundarySpec, synthesizer: Synthesizer, interface: Interface, step: Step) -> None:
+    def __init__(
+        self, spec: BoundarySpec, synthesizer: Synthesizer, interface: Interface, step: Step
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.interface = interface
@@ -142,7 +144,7 @@ class DNI(nn.Module):
         return tuple(result)
 
     def regress(self, synthesis: Synthesis, true: Sequence[Tensor | None]) -> None:
-        """Collect the gradient of mean((guess - true)²) for the learner. A target that is not finite is skipped.
+        """Collect the gradient of mean((guess - true)²) for the learner; a target that is not finite is skipped.
 
         Raises:
             StageError: this guess was regressed already.
@@ -196,7 +198,11 @@ class DNI(nn.Module):
     def _units(self) -> Tensor:
         """Root mean square of each value's targets, corrected for its start at zero; 0 before the first."""
         correction = 1 - _MEMORY ** self._seen()
-        return (self.get_buffer("mean_square") / correction).sqrt() if correction else self.get_buffer("mean_square")
+        return (
+            (self.get_buffer("mean_square") / correction).sqrt()
+            if correction
+            else self.get_buffer("mean_square")
+        )
 
     def _observe(self, targets: Sequence[Tensor]) -> None:
         squares = torch.stack([target.float().square().mean() for target in targets])
@@ -211,7 +217,7 @@ class DNI(nn.Module):
         return self._count
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # pyright: ignore[reportArgumentType, reportPrivateUsage]
+        super()._load_from_state_dict(*args, **kwargs)
         self._count = None
 
 
@@ -224,7 +230,7 @@ class _Substitute(torch.autograd.Function):
         return views if len(views) > 1 else views[0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.dni, ctx.synthesis, ctx.mix, *_ = inputs
         ctx.like = [value.new_empty(0) for value in inputs[3:]]
         ctx.set_materialize_grads(False)

@@ -80,5 +80,5 @@ class Adam(nn.Module):
         self._has_pending = pending
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # pyright: ignore[reportArgumentType, reportPrivateUsage]
+        super()._load_from_state_dict(*args, **kwargs)
         self._has_pending = None

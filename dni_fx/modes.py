@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from torch import nn
 
 
 @contextmanager
-def training_mode(model: nn.Module) -> Iterator[None]:
+def training_mode(model: nn.Module) -> Generator[None]:
     """A model that is in eval mode is in train mode inside; one in train mode stays as it is, part by part."""
     with kept_modes(model):
         if not model.training:
@@ -18,7 +18,7 @@ def training_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Generator[None]:
     """The model is in eval mode inside."""
     with kept_modes(model):
         model.eval()
@@ -26,7 +26,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def kept_modes(model: nn.Module) -> Iterator[None]:
+def kept_modes(model: nn.Module) -> Generator[None]:
     """Every module's flag is afterwards what it was before, partly frozen models included."""
     flags = [(module, module.training) for module in model.modules()]
     try:

@@ -50,7 +50,7 @@ def release(stage: Stage, values: Mapping[str, Any], dnis: Sequence[DNI]) -> dic
 
 class _Release(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: _Run, inputs: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, run: _Run, inputs: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in tensors[:inputs]]
             for i, leaf in zip(run.live, leaves, strict=True):
@@ -85,9 +85,9 @@ def _backward(
     known = [(value, up) for value, up in zip(leaving, upward, strict=True) if value.requires_grad]
     if not known or not wanted:
         return [None] * len(wanted)
-    hooks = [(tensor, tensor._backward_hooks) for tensor in wanted if tensor._backward_hooks]  # pyright: ignore[reportPrivateUsage]
+    hooks = [(tensor, tensor._backward_hooks) for tensor in wanted if tensor._backward_hooks]
     for tensor, _ in hooks:
-        tensor._backward_hooks = None  # pyright: ignore[reportPrivateUsage]
+        tensor._backward_hooks = None
     try:
         with torch.autocast(leaving[0].device.type, enabled=False):
             return torch.autograd.grad(
@@ -95,4 +95,4 @@ def _backward(
             )
     finally:
         for tensor, hook in hooks:
-            tensor._backward_hooks = hook  # pyright: ignore[reportPrivateUsage]
+            tensor._backward_hooks = hook

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 from typing_extensions import override
 
@@ -44,12 +44,17 @@ class Saved(FrontEnd):
         if found is None:
             mode = "train" if model.training else "eval"
             raise CaptureError(f"this file holds no graph for {mode} mode: {self.missing}")
-        if self.form is not None and (self.form.spec, self.form.constants) != (call.form.spec, call.form.constants):
+        if self.form is not None and (self.form.spec, self.form.constants) != (
+            call.form.spec,
+            call.form.constants,
+        ):
             names, wanted = ", ".join(call.form.names), ", ".join(self.form.names)
             raise CaptureError(f"the graphs in this file take ({wanted}), and this call passes ({names}).")
         if not found.fits(call):
             shapes = ", ".join(str(tuple(leaf.shape)) for leaf in call.leaves)
-            raise CaptureError(f"the graph in this file takes inputs of sizes {found.sizes}, and got {shapes}.")
+            raise CaptureError(
+                f"the graph in this file takes inputs of sizes {found.sizes}, and got {shapes}."
+            )
         return found
 
 
@@ -87,7 +92,7 @@ def plant(tree: nn.Module, program: ExportedProgram, order: Sequence[str] = ()) 
     signature = program.graph_signature
     parameters = set(signature.parameters)
     loose = set(signature.non_persistent_buffers)
-    tensors: dict[str, Tensor] = dict(program.state_dict)
+    tensors: dict[str, Any] = dict(program.state_dict)
     tensors |= {name: value for name, value in program.constants.items() if name in loose}
     for name in [*(n for n in order if n in tensors), *(n for n in tensors if n not in set(order))]:
         path, _, leaf = name.rpartition(".")

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from dni_fx import archive
 from dni_fx.calls import Call, Form, call_of
 from dni_fx.cutting import CutGraph
-from dni_fx.decoupled import Decoupled, bare, detach, dnis
+from dni_fx.decoupled import Decoupled, bare, cutting_of, detach, dnis
 from dni_fx.errors import ExportError, FileError
 from dni_fx.exported import Exported, export_graph
 from dni_fx.modes import eval_mode, training_mode
@@ -27,6 +27,14 @@ from dni_fx.restored import Restored, Saved, plant, restored_class, without_mark
 from dni_fx.unlifted import capture_of
 from passes import Plan
 from passes.anchors import set_anchors
+
+_KINDS = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.KEYWORD_ONLY,
+    inspect.Parameter.VAR_KEYWORD,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ def inference_program(cut: Decoupled, call: Call) -> Exported:
         ExportError: torch.export refuses the graph.
     """
     with eval_mode(cut), torch.no_grad():
-        return _export(cut, cut._dni.graph(cut, call), call)
+        return _export(cut, cutting_of(cut).graph(cut, call), call)
 
 
 def save(cut: Decoupled, graph: CutGraph, path: str | os.PathLike[str]) -> str:
@@ -59,17 +67,17 @@ def save(cut: Decoupled, graph: CutGraph, path: str | os.PathLike[str]) -> str:
         FileError: the file cannot be written, or the model holds something that a file cannot.
         ExportError: the inference graph cannot be exported.
     """
-    call = cut._dni.program.example
+    call = cutting_of(cut).program.example
     if call is None or call.form != graph.key.form:
         raise FileError("cannot save: the example that this model was cut with is gone.")
     programs = {"eval": inference_program(cut, call).program}
     missing = ""
     try:
         with training_mode(cut), torch.enable_grad():
-            programs["train"] = _export(cut, cut._dni.graph(cut, call), call).program
+            programs["train"] = _export(cut, cutting_of(cut).graph(cut, call), call).program
     except ExportError as error:
         missing = str(error)
-    archive.write(path, programs, cut._dni.interfaces.state_dict(), _meta(cut, call, missing))
+    archive.write(path, programs, cutting_of(cut).interfaces.state_dict(), _meta(cut, call, missing))
     return missing
 
 
@@ -97,7 +105,13 @@ def open_cut(path: str | os.PathLike[str]) -> Opened | Program:
         program = _finish(tree, frontend, Call(_typed(form, leaves), tuple(leaves)), meta["history"])
         plan = Plan.from_json(json.dumps(meta["plan"]))
         return Opened(
-            program, plan, meta["synthesizers"], meta["interface"], meta["context"], meta["classes"], read.state
+            program,
+            plan,
+            meta["synthesizers"],
+            meta["interface"],
+            meta["context"],
+            meta["classes"],
+            read.state,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise FileError(
@@ -115,21 +129,21 @@ def _export(cut: Decoupled, graph: CutGraph, call: Call) -> Exported:
 
 def _meta(cut: Decoupled, call: Call, missing: str) -> dict[str, Any]:
     original = detach(cut)
-    plan = cut._dni.plan
+    plan = cutting_of(cut).plan
     assert isinstance(plan, Plan)
     return {
         "model": type(original).__name__,
         "plan": json.loads(plan.to_json()),
         "synthesizers": {name: str(dni.synthesizer) for name, dni in dnis(cut).items()},
         "interface": next((str(dni.interface) for dni in dnis(cut).values()), "dni"),
-        "context": cut._dni.context,
+        "context": cutting_of(cut).context,
         "classes": next((dni.spec.classes for dni in dnis(cut).values()), 0),
-        "history": cut._dni.program.history,
+        "history": cutting_of(cut).program.history,
         "trainable": [n for n, p in original.named_parameters(remove_duplicate=False) if p.requires_grad],
         "order": [name for name, _ in original.named_parameters(remove_duplicate=False)]
         + [name for name, _ in original.named_buffers(remove_duplicate=False)],
         "call": _described(call, signature_of(original)),
-        "result": pytree.treespec_dumps(cut._dni.graphs[0].capture.out_spec),
+        "result": pytree.treespec_dumps(cutting_of(cut).graphs[0].capture.out_spec),
         "missing": missing,
     }
 
@@ -139,8 +153,12 @@ def _described(call: Call, signature: inspect.Signature) -> dict[str, Any]:
     constants = dict(call.form.constants)
     odd = [f"{type(value).__name__}" for value in constants.values() if not _is_plain(value)]
     if odd:
-        raise FileError(f"cannot save: the model was captured with arguments that a file cannot hold: {', '.join(odd)}.")
-    parameters = [[p.name, int(p.kind), p.default is not inspect.Parameter.empty] for p in signature.parameters.values()]
+        raise FileError(
+            f"cannot save: the model was captured with arguments that a file cannot hold: {', '.join(odd)}."
+        )
+    parameters = [
+        [p.name, int(p.kind), p.default is not inspect.Parameter.empty] for p in signature.parameters.values()
+    ]
     return {
         "names": list(call.form.names),
         "spec": pytree.treespec_dumps(call.form.spec),
@@ -160,10 +178,13 @@ def _typed(form: Form, leaves: tuple[torch.Tensor, ...]) -> Form:
 
 
 def _signature(parameters: list[Any]) -> inspect.Signature:
-    kinds = {int(kind): kind for kind in (inspect.Parameter.POSITIONAL_ONLY, *inspect._ParameterKind)}
+    kinds = {int(kind): kind for kind in _KINDS}
     none = inspect.Parameter.empty
     return inspect.Signature(
-        [inspect.Parameter(name, kinds[kind], default=None if has else none) for name, kind, has in parameters]
+        [
+            inspect.Parameter(name, kinds[kind], default=None if has else none)
+            for name, kind, has in parameters
+        ]
     )
 
 
@@ -189,7 +210,9 @@ def _foreign(read: archive.Archive, path: Path) -> Program:
     (program,) = read.programs.values()
     args, kwargs = program.example_inputs or ((), {})
     if not (args or kwargs):
-        raise FileError(f"cannot use {path}: it holds no example inputs. Save it again with torch.export.save.")
+        raise FileError(
+            f"cannot use {path}: it holds no example inputs. Save it again with torch.export.save."
+        )
     names = [f"input_{i}" for i in range(len(args))]
     user = [str(name) for name in program.graph_signature.user_inputs]
     if len(user) == len(args) and not kwargs:
@@ -204,5 +227,7 @@ def _foreign(read: archive.Archive, path: Path) -> Program:
     capture = capture_of(program, tree, dict(call.form.constants), (f"saved: a program of {path.name}",))
     # Where nothing in the graph depends on the mode, it serves both.
     modes = (True, False) if read.training is None else (read.training,)
-    missing = "it was exported in the other mode, which is part of its operations; export it again in this one."
+    missing = (
+        "it was exported in the other mode, which is part of its operations; export it again in this one."
+    )
     return _finish(tree, Saved(dict.fromkeys(modes, capture), call.form, missing), call, [])

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from dni_fx.decoupled import Decoupled, dnis
+from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.errors import StageError
 from dni_fx.modes import eval_mode
-from dni_fx.runtimes import Loss, Outcome, Worker
+from dni_fx.runtimes import Outcome, Worker
 
 Metric = Callable[[Any, Any], Tensor | float]
 """The model's outputs and the targets to a number; averaged over batches by their size."""
@@ -54,7 +54,9 @@ class _Means:
         self.weights: defaultdict[str, float] = defaultdict(float)
 
     def add(self, name: str, value: Tensor | float, weight: float) -> None:
-        self.totals[name] = self.totals[name] + (value.detach() if isinstance(value, Tensor) else value) * weight
+        self.totals[name] = (
+            self.totals[name] + (value.detach() if isinstance(value, Tensor) else value) * weight
+        )
         self.weights[name] += weight
 
     def all(self) -> dict[str, float]:
@@ -81,9 +83,20 @@ def fit(
         for number in range(1, epochs + 1):
             total = len(batches) if hasattr(batches, "__len__") else None  # pyright: ignore[reportArgumentType]
             task = bar.add_task(f"epoch {number}/{epochs}", total=total, said="")
-            done.append(_epoch(cut, worker, batches, metrics, labels_as_context, lambda said: bar.update(task, advance=1, said=said)))  # noqa: B023
+            done.append(
+                _epoch(
+                    cut,
+                    worker,
+                    batches,
+                    metrics,
+                    labels_as_context,
+                    lambda said: bar.update(task, advance=1, said=said),
+                )
+            )
             if not done[-1].steps:
-                again = "cannot be read a second time; pass a list or a DataLoader" if number > 1 else "are empty"
+                again = (
+                    "cannot be read a second time; pass a list or a DataLoader" if number > 1 else "are empty"
+                )
                 raise StageError(f"epoch {number} has no batch: the batches {again}.")
     return Training(tuple(done))
 
@@ -114,7 +127,7 @@ def _epoch(
     tick: Callable[[str], None],
 ) -> Epoch:
     means, cosines, steps, start = _Means(), _Means(), 0, time.perf_counter()
-    cut._dni.step.record = True
+    cutting_of(cut).step.record = True
     try:
         for batch in batches:
             args, kwargs, target = _taken_apart(batch)
@@ -126,7 +139,7 @@ def _epoch(
             steps += 1
             tick(f"loss {float(outcome.loss):.4f}" if steps % 10 == 1 else "")
     finally:
-        cut._dni.step.record = False
+        cutting_of(cut).step.record = False
     found = means.all()
     return Epoch(found.pop("loss", float("nan")), found, cosines.all(), steps, time.perf_counter() - start)
 
@@ -160,4 +173,9 @@ def _size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
 def _bar(progress: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    return Progress(*columns, TextColumn("{task.fields[said]}"), console=console, disable=not (progress and console.is_terminal))
+    return Progress(
+        *columns,
+        TextColumn("{task.fields[said]}"),
+        console=console,
+        disable=not (progress and console.is_terminal),
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
+from torch.fx.node import map_arg
 
 from dni_fx.program import Capture
 
@@ -42,8 +43,8 @@ def _fix(graph: fx.Graph, fixed: Mapping[int, Any]) -> tuple[tuple[int | None, .
             sizes.append(tuple(size if isinstance(size, int) else None for size in node.meta["val"].shape))
             continue
         for user in list(node.users):
-            user.args = fx.node.map_arg(user.args, lambda n, node=node, i=i: fixed[i] if n is node else n)
-            user.kwargs = fx.node.map_arg(user.kwargs, lambda n, node=node, i=i: fixed[i] if n is node else n)
+            user.args = map_arg(user.args, lambda n, node=node, i=i: fixed[i] if n is node else n)
+            user.kwargs = map_arg(user.kwargs, lambda n, node=node, i=i: fixed[i] if n is node else n)
         graph.erase_node(node)
     return tuple(sizes)
 

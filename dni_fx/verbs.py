@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from dni_fx.calls import Call, call_of
+from dni_fx.checks import Report, check
 from dni_fx.cutting import CutGraph, Cutting
-from dni_fx.decoupled import Decoupled, attach, bare, detach, dnis
+from dni_fx.decoupled import Decoupled, attach, bare, cutting_of, detach, dnis
 from dni_fx.dni import DNI
 from dni_fx.errors import CaptureError, DniError, FileError
 from dni_fx.exporters import EXPORTERS
@@ -32,7 +33,6 @@ from dni_fx.saving import save as write_cut
 from dni_fx.stage import Stage
 from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
 from dni_fx.trainer import Metric, Training, fit
-from dni_fx.checks import Report, check
 from passes import Plan, parse
 from passes.dataflow import dataflow
 
@@ -149,7 +149,11 @@ def verify(cut: Decoupled, inputs: Inputs | None = None) -> Report:
 
 
 def export(
-    cut: Decoupled, path: str | os.PathLike[str], *, exporter: str | Exporter = "onnx", inputs: Inputs | None = None
+    cut: Decoupled,
+    path: str | os.PathLike[str],
+    *,
+    exporter: str | Exporter = "onnx",
+    inputs: Inputs | None = None,
 ) -> Written:
     """Write the inference graph of a cut model, each boundary visible in it; says what was written.
 
@@ -190,10 +194,10 @@ def load(path: str | os.PathLike[str]) -> Decoupled:
     assert found.program.example is not None
     if found.program.frontend.missing:
         with eval_mode(cut), torch.no_grad():
-            cut._dni.graph(cut, found.program.example)
+            cutting_of(cut).graph(cut, found.program.example)
     else:
         prepare(cut, found.program.example)
-    cut._dni.interfaces.load_state_dict(dict(found.state))
+    cutting_of(cut).interfaces.load_state_dict(dict(found.state))
     return cut
 
 
@@ -251,12 +255,12 @@ def cut_graph(cut: Decoupled) -> CutGraph:
     Raises:
         DniError: the model has seen no batch yet.
     """
-    if not cut._dni.graphs:
+    if not cutting_of(cut).graphs:
         raise DniError(
             "this model is not cut yet: it waits for its first batch in train mode. Run one, or give "
             "decouple() an example of the model's inputs."
         )
-    return cut._dni.graphs[0]
+    return cutting_of(cut).graphs[0]
 
 
 def example_call(model: nn.Module, inputs: Inputs) -> Call:
@@ -265,7 +269,9 @@ def example_call(model: nn.Module, inputs: Inputs) -> Call:
     Raises:
         CaptureError: the example does not fit the model's forward.
     """
-    args: Sequence[Any] = (inputs,) if isinstance(inputs, Tensor) else () if isinstance(inputs, Mapping) else inputs
+    args: Sequence[Any] = (
+        (inputs,) if isinstance(inputs, Tensor) else () if isinstance(inputs, Mapping) else inputs
+    )
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
     try:
         return call_of(signature_of(model), args, kwargs)
@@ -288,11 +294,11 @@ def training_graph(program: Program) -> fx.GraphModule:
 def prepare(cut: Decoupled, call: Call) -> None:
     """Capture and cut the training graph of a drop-in for calls like this one."""
     with training_mode(cut), torch.enable_grad():
-        cut._dni.graph(cut, call)
+        cutting_of(cut).graph(cut, call)
 
 
 def _example(cut: Decoupled, inputs: Inputs | None) -> Call:
-    call = example_call(cut, inputs) if inputs is not None else cut._dni.program.example
+    call = example_call(cut, inputs) if inputs is not None else cutting_of(cut).program.example
     if call is None:
         raise DniError("an example of the model's inputs is needed: it was decoupled without one.")
     return call

@@ -111,4 +111,3 @@ def _operation(node: fx.Node) -> str:
         return node.target
     name = getattr(node.target, "__name__", str(node.target))
     return name.split(".")[0]
-

@@ -19,7 +19,9 @@ def leaks(gm: fx.GraphModule) -> Iterator[str]:
     flow = dataflow(gm)
     markers = {node.name for node, _ in boundaries(gm)}
     stages = {node.name: node.meta["stage"] for node in gm.graph.nodes if "stage" in node.meta}
-    carriers = [n for n in stages if n not in markers and flow.nodes[n]["requires_grad"] and flow.nodes[n]["fed"]]
+    carriers = [
+        n for n in stages if n not in markers and flow.nodes[n]["requires_grad"] and flow.nodes[n]["fed"]
+    ]
     paths: nx.DiGraph[str] = nx.subgraph(flow, carriers)
     for source, reader in paths.edges:
         if stages[source] != stages[reader] and flow.nodes[reader]["carries"]:

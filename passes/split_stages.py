@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.fx.node import map_arg
 
 from passes.anchors import anchor_of
 from passes.boundary import boundaries
@@ -67,10 +68,10 @@ def split_stages(gm: fx.GraphModule, plan: Plan) -> Split:
         raise PreconditionError("cannot split the graph into stages: mark-boundaries has not run on it")
     markers = {node: spec.name for node, spec in boundaries(gm)}
     marks = {node.all_input_nodes[0]: node for node in markers}
-    names = {node: markers.get(node, node.name) for node in gm.graph.nodes}
+    names = {node: markers[node] if node in markers else str(node.name) for node in gm.graph.nodes}
     maker = _Splitter(plan, names, marks, set(output.all_input_nodes))
     parts = [maker.part(gm, index, computed) for index in range(len(plan))]
-    result = fx.node.map_arg(output.args[0], lambda node: Name(names[node]))
+    result = map_arg(output.args[0], lambda node: Name(names[node]))
     inputs = tuple(node.name for node in gm.graph.nodes if node.op == "placeholder")
     # A result that is a parameter itself is computed by nobody; the last stage hands it over.
     return Split(tuple(parts), inputs, tuple(result), _in_order(computed))
@@ -132,15 +133,19 @@ class _Splitter:
                 continue  # a copy; the stage that owns it writes it
             if node in self.marks:
                 writes[self.names[self.marks[node]]] = node
-            outside = [user for user in node.users if user.op != "output" and user not in self.names_of_markers]
-            if node in self.returned or any(not self._is_in(u, index) and not self._copied(node, u) for u in outside):
+            outside = [
+                user for user in node.users if user.op != "output" and user not in self.names_of_markers
+            ]
+            if node in self.returned or any(
+                not self._is_in(u, index) and not self._copied(node, u) for u in outside
+            ):
                 writes[self.names[node]] = node
         return writes
 
     def _copied(self, node: fx.Node, reader: fx.Node) -> bool:
         copies = self.plan.copies.get(anchor_of(node), ())
         return reader.meta["stage"] in copies
- 
+
 
 def _parameters(gm: fx.GraphModule, nodes: Iterable[fx.Node]) -> Iterable[str]:
     """Full names of the parameters that these nodes read, each once."""

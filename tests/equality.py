@@ -41,8 +41,8 @@ def assert_same(ours, theirs, tolerance=0.0):
     for at, (a, b) in enumerate(zip(left, right, strict=True)):
         if isinstance(a, Tensor) and isinstance(b, Tensor):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
-            apart = float((a - b).abs().max()) if a.numel() else 0.0
-            allowed = tolerance * float(b.abs().max()) if b.numel() else 0.0
+            apart = float((a - b).detach().abs().max()) if a.numel() else 0.0
+            allowed = tolerance * float(b.detach().abs().max()) if b.numel() else 0.0
             assert apart <= allowed, f"value {at} of {form} is {apart} apart"
         elif tolerance and (isinstance(a, Tensor) or isinstance(b, Tensor)):
             there = a if isinstance(a, Tensor) else b

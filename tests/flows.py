@@ -51,7 +51,7 @@ class Sketch:
 
 
 @st.composite
-def graphs(draw, most=7):
+def graphs(draw, most=7, ends=4):
     """Graphs of operations that learn, draw random numbers, write memory, return tuples, or cut gradients."""
     sketch = Sketch(("x", "y"))
     tensors = list(sketch.inputs)
@@ -76,8 +76,8 @@ def graphs(draw, most=7):
                 tensors.append(sketch.add(draw(st.sampled_from([sketch.weight, sketch.frozen])), **size))
             case _:
                 tensors.append(sketch.add(*sources, **size))
-    ends = [node for node in tensors[2:] if not node.users] or tensors[-1:]
-    return sketch.done(*draw(st.lists(st.sampled_from(ends), min_size=1, max_size=4, unique=True)))
+    unread = [node for node in tensors[2:] if not node.users] or tensors[-1:]
+    return sketch.done(*draw(st.lists(st.sampled_from(unread), min_size=1, max_size=ends, unique=True)))
 
 
 def constraints(flow):

@@ -1,6 +1,6 @@
-"""Random models with random plans."""
+"""Random models, and random plans for them."""
 
-import copy
+from operator import getitem, iadd
 
 import torch
 from hypothesis import assume
@@ -13,37 +13,41 @@ from passes.anchors import anchor_of
 from passes.mark_boundaries import MarkBoundaries
 
 WIDTH = 4
-KINDS = ["linear", "linear", "frozen", "tied", "tanh", "add", "mul", "relu_", "dropout", "chunk", "norm", "detach", "add_", "weight"]
+_IN_PLACE = {torch.relu_, iadd}
 
 
-@st.composite
-def cases(draw):
-    """A model, its inputs, and a plan that the graph of its train mode admits."""
-    model, inputs = draw(models())
+def planned(model, inputs, steps):
+    """A plan for the train graph, in which `steps` says where a value is in a later stage than what it reads.
+
+    A plan that splits a tuple from what unpacks it, or memory from its readers, is no example.
+    """
     program = dni_fx.capture(model, inputs, frontend="symbolic")
     (_, capture), *_ = program.captures
-    stage_of, stages = {}, draw(st.integers(2, 4))
     latest = {}
-    for node in capture.graph.nodes:
-        if "anchor" in node.meta:
-            least = max((latest[source] for source in node.all_input_nodes if source in latest), default=0)
-            latest[node] = min(stages - 1, least + draw(st.integers(0, 3)) // 3)
-            stage_of[anchor_of(node)] = latest[node]
-    plan = Plan(stage_of)
+    for i, node in enumerate(node for node in capture.graph.nodes if "anchor" in node.meta):
+        above = max((latest[source] for source in node.all_input_nodes if source in latest), default=0)
+        latest[node] = above + steps[i % len(steps)]
+    dense = {stage: i for i, stage in enumerate(sorted(set(latest.values())))}
+    plan = Plan({anchor_of(node): dense[stage] for node, stage in latest.items()})
     try:
-        Pipeline((MarkBoundaries(plan),)).run(capture.module(copy.deepcopy(model)))
+        Pipeline((MarkBoundaries(plan),)).run(capture.module(program.tree))
     except PreconditionError as error:
         assume("must stay in one stage" not in str(error))
         raise
-    return model, inputs, plan
+    return plan
+
+
+def steps():
+    """Where a value begins a new stage: now and then."""
+    return st.lists(st.sampled_from([0, 0, 0, 1]), min_size=3, max_size=11)
 
 
 @st.composite
 def models(draw):
-    """A float64 model as an fx graph, with one or two inputs and up to three outputs."""
+    """A float64 model as an fx graph with one or two inputs and up to four outputs, and its inputs."""
     sketch = _Sketch(draw)
-    for _ in range(draw(st.integers(3, 12))):
-        sketch.add(draw(st.sampled_from(KINDS)))
+    for kind in draw(st.lists(st.sampled_from(sorted(_KINDS)), min_size=3, max_size=12)):
+        _KINDS[kind](sketch, sketch.pick())
     return sketch.done(), sketch.inputs()
 
 
@@ -54,10 +58,33 @@ class _Sketch:
         self.values = [self.graph.placeholder(f"x{i}") for i in range(self.count)]
         self.root.weight = nn.Parameter(torch.ones(WIDTH))
         self.made = 0
-        self.add("linear")
+        self.module(nn.Linear(WIDTH, WIDTH), self.values[0])
 
-    def add(self, kind):
-        getattr(self, f"_{kind.replace('_', '_in_place_') if kind.endswith('_') else kind}")(self._pick())
+    def pick(self):
+        return self.draw(st.sampled_from(self.values))
+
+    def module(self, module, value):
+        self.made += 1
+        self.root.add_module(f"m{self.made}", module)
+        self.again(f"m{self.made}", value)
+
+    def again(self, path, value):
+        self.values.append(self.graph.call_module(path, (value,)))
+
+    def call(self, function, *args):
+        self.values.append(self.graph.call_function(function, args))
+        return self.values[-1]
+
+    def detach(self, value):
+        self.values.append(self.graph.call_method("detach", (value,)))
+
+    def halves(self, value):
+        halves = self.graph.call_function(torch.chunk, (value, 2, 1))
+        first, second = (self.graph.call_function(getitem, (halves, i)) for i in range(2))
+        self.call(torch.cat, [second, first], 1)
+
+    def weigh(self, value):
+        self.call(torch.mul, value, self.graph.call_function(torch.tanh, (self.graph.get_attr("weight"),)))
 
     def inputs(self):
         draw = torch.Generator().manual_seed(0)
@@ -65,10 +92,10 @@ class _Sketch:
 
     def done(self):
         computed = self.values[self.count :]
-        unread = [value for value in computed if not value.users] or computed[-1:]
+        unread = [value for value in computed if not value.users]
         early = self.draw(st.lists(st.sampled_from(computed), max_size=2, unique=True))
-        self.graph.output(tuple(dict.fromkeys([*unread[-2:], *early])))
-        self.graph.eliminate_dead_code(lambda node: node.op != "placeholder" and node.target not in _IN_PLACE)
+        self.graph.output(tuple(dict.fromkeys([*unread[-2:], computed[-1], *early])))
+        self.graph.eliminate_dead_code(_is_kept)
         model = fx.GraphModule(self.root, self.graph)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.made)
@@ -76,63 +103,24 @@ class _Sketch:
                 nn.init.normal_(parameter.data)
         return model.double()
 
-    def _pick(self):
-        return self.draw(st.sampled_from(self.values))
 
-    def _module(self, module, value):
-        self.made += 1
-        self.root.add_module(f"m{self.made}", module)
-        self.values.append(self.graph.call_module(f"m{self.made}", (value,)))
-
-    def _call(self, function, *args):
-        self.values.append(self.graph.call_function(function, args))
-
-    def _linear(self, value):
-        self._module(nn.Linear(WIDTH, WIDTH), value)
-
-    def _frozen(self, value):
-        self._module(nn.Linear(WIDTH, WIDTH).requires_grad_(False), value)
-
-    def _norm(self, value):
-        self._module(nn.BatchNorm1d(WIDTH), value)
-
-    def _dropout(self, value):
-        self._module(nn.Dropout(0.5), value)
-
-    def _tied(self, value):
-        self.values.append(self.graph.call_module("m1", (value,)))
-
-    def _tanh(self, value):
-        self._call(torch.tanh, value)
-
-    def _detach(self, value):
-        self.values.append(self.graph.call_method("detach", (value,)))
-
-    def _weight(self, value):
-        self._call(torch.mul, value, self.graph.call_function(torch.tanh, (self.graph.get_attr("weight"),)))
-
-    def _add(self, value):
-        self._call(torch.add, value, self._pick())
-
-    def _mul(self, value):
-        self._call(torch.mul, value, self._pick())
-
-    def _chunk(self, value):
-        a, b = (self.graph.call_function(torch.chunk, (value, 2, 1)) for _ in range(2))
-        first = self.graph.call_function(getitem, (a, 0))
-        second = self.graph.call_function(getitem, (b, 1))
-        self._call(torch.cat, [second, first], 1)
-
-    def _relu_in_place_(self, value):
-        fresh = self.graph.call_function(torch.add, (value, 1))
-        self._call(torch.relu_, fresh)
-
-    def _add_in_place_(self, value):
-        fresh = self.graph.call_module("m1", (value,))
-        self.values.append(fresh)
-        self._call(iadd, fresh, self._pick())
+def _is_kept(node):
+    return node.op in {"placeholder", "output"} or node.target in _IN_PLACE
 
 
-from operator import getitem, iadd  # noqa: E402
-
-_IN_PLACE = {torch.relu_, iadd}
+_KINDS = {
+    "add": lambda sketch, value: sketch.call(torch.add, value, sketch.pick()),
+    "add in place": lambda sketch, value: sketch.call(iadd, sketch.call(torch.add, value, 1), sketch.pick()),
+    "detach": lambda sketch, value: sketch.detach(value),
+    "dropout": lambda sketch, value: sketch.module(nn.Dropout(0.5), value),
+    "frozen": lambda sketch, value: sketch.module(nn.Linear(WIDTH, WIDTH).requires_grad_(False), value),
+    "halves": lambda sketch, value: sketch.halves(value),
+    "linear": lambda sketch, value: sketch.module(nn.Linear(WIDTH, WIDTH), value),
+    "linear too": lambda sketch, value: sketch.module(nn.Linear(WIDTH, WIDTH), value),
+    "multiply": lambda sketch, value: sketch.call(torch.mul, value, sketch.pick()),
+    "norm": lambda sketch, value: sketch.module(nn.BatchNorm1d(WIDTH), value),
+    "relu in place": lambda sketch, value: sketch.call(torch.relu_, sketch.call(torch.add, value, 1)),
+    "tanh": lambda sketch, value: sketch.call(torch.tanh, value),
+    "tied": lambda sketch, value: sketch.again("m1", value),
+    "weight": lambda sketch, value: sketch.weigh(value),
+}

@@ -37,7 +37,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="dni-fx",
     cls=_Commands,
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # boxes would break the examples that the help texts print
@@ -59,12 +59,15 @@ def _say_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(  # pyright: ignore[reportUnusedFunction]
+def _options(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print versions and exit.")
     ] = False,
 ) -> None:
     """Cut PyTorch models into stages that learn without waiting for one another."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def look_up(text: str, option: str) -> Any:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, and needs another one that is not
         raise FileError(
-            f"cannot find {option} {text}: there is no module {error.name!r}, neither in {here} nor installed."
+            f"cannot find {option} {text}: no module {error.name!r} is in {here}, and none is installed."
         ) from None
     for name in path.split("."):
         if not hasattr(found, name):

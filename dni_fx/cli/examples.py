@@ -20,7 +20,7 @@ _SEED = 0
 
 
 def read_example(text: str) -> tuple[Tensor, ...]:
-    """One tensor for each shape: normal floats, integers in [0, N) after `<N`, or in [0, 2); the same every time.
+    """One tensor for each shape, the same every time: normal floats, integers in [0, N) or [0, 2).
 
     >>> [tuple(tensor.shape) for tensor in read_example("32x64,8x16:int64<100")]
     [(32, 64), (8, 16)]

@@ -50,14 +50,17 @@ def open_model(request: ModelRequest) -> Opened:
             raise typer.BadParameter("a .pt2 file holds its own weights.", param_hint="--weights")
         return Opened(_read(path), example)
     if path.suffix in _PICKLED:
-        return _with_weights(Opened(_unpickled(path, request.allow_pickle), example), request.weights)
-    if ":" not in request.text:
+        model, own = _unpickled(path, request.allow_pickle), None
+    elif ":" in request.text:
+        model, own = _made(request.text)
+    else:
         raise FileError(
             f"cannot tell what model {request.text!r} is. Name a .pt2 file, or package.module:factory where "
             "factory() returns a torch.nn.Module."
         )
-    made = _made(request.text)
-    return _with_weights(Opened(made.model, made.example if example is None else example), request.weights)
+    if request.weights is not None:
+        _put_weights(model, request.weights)
+    return Opened(model, own if example is None else example)
 
 
 def cut_model(opened: Opened, request: CutRequest) -> Decoupled:
@@ -132,7 +135,9 @@ def read_state(path: Path) -> Mapping[str, Any]:
             return importlib.import_module("safetensors.torch").load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError:
-        raise FileError(f"cannot read {path}: safetensors is not installed; pip install safetensors.") from None
+        raise FileError(
+            f"cannot read {path}: safetensors is not installed; pip install safetensors."
+        ) from None
     except pickle.UnpicklingError:
         raise FileError(
             f"refused to load {path}: it holds more than tensors and plain containers, and reading that can "
@@ -155,19 +160,19 @@ def _read(path: Path) -> nn.Module | Program:
         raise
 
 
-def _made(text: str) -> Opened:
+def _made(text: str) -> tuple[nn.Module, verbs.Inputs | None]:
     found = look_up(text, "MODEL")
     torch.manual_seed(_SEED)
     made = found if isinstance(found, nn.Module) else called(found, text, "MODEL")
     match made:
         case nn.Module():
-            return Opened(made, None)
+            return made, None
         case (nn.Module() as model, example):
-            return Opened(model, example)
+            return model, example
         case _:
             raise FileError(
-                f"MODEL {text} returned a {type(made).__name__}. It has to return a torch.nn.Module, or a pair "
-                "of one and example inputs."
+                f"MODEL {text} returned a {type(made).__name__}. It has to return a torch.nn.Module, or a "
+                "pair of one and example inputs."
             )
 
 
@@ -177,8 +182,8 @@ def _unpickled(path: Path, allowed: bool) -> nn.Module:
     if not allowed:
         raise FileError(
             f"refused to unpickle {path}: that runs any code the file holds. If it is a state dict, name the "
-            f"code of the model and give --weights {path}. If it is a whole module and you trust whoever made "
-            "it, add --allow-pickle."
+            f"code of the model and give --weights {path}. If it is a whole module and you trust whoever "
+            "made it, add --allow-pickle."
         )
     try:
         found: object = torch.load(path, map_location="cpu", weights_only=False)
@@ -189,14 +194,11 @@ def _unpickled(path: Path, allowed: bool) -> nn.Module:
     return found
 
 
-def _with_weights(opened: Opened, weights: Path | None) -> Opened:
-    if weights is not None:
-        assert isinstance(opened.model, nn.Module)
-        try:
-            opened.model.load_state_dict(read_state(weights))
-        except RuntimeError as error:  # lists what is missing, what is too much and what has other shapes
-            raise FileError(f"the weights in {weights} do not fit: {error}") from None
-    return opened
+def _put_weights(model: nn.Module, weights: Path) -> None:
+    try:
+        model.load_state_dict(read_state(weights))
+    except RuntimeError as error:  # lists what is missing, what is too much and what has other shapes
+        raise FileError(f"the weights in {weights} do not fit: {error}") from None
 
 
 def _synthesizers(texts: tuple[str, ...]) -> str | dict[str, str]:

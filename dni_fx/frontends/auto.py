@@ -73,6 +73,7 @@ def _too_heavy(graph: fx.Graph, model: nn.Module) -> str:
 
 def _check(capture: Capture, model: nn.Module, call: Call) -> None:
     """Compare the graph with the model on the example; neither run leaves a trace."""
+
     def private() -> nn.Module:
         return shell(model, replace=lambda t: t if isinstance(t, nn.Parameter) else t.clone())
 
@@ -81,7 +82,9 @@ def _check(capture: Capture, model: nn.Module, call: Call) -> None:
     try:
         wanted = private()(*args, **kwargs)
     except Exception as error:  # the model's own code runs here and may raise anything
-        raise CaptureError(f"the model itself fails on the example: {type(error).__name__}: {first_line(error)}") from error
+        raise CaptureError(
+            f"the model itself fails on the example: {type(error).__name__}: {first_line(error)}"
+        ) from error
     torch.set_rng_state(seed)
     tree = private()
     capture.install(tree)

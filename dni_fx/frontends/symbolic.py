@@ -35,7 +35,9 @@ class Symbolic(FrontEnd):
                 raise CaptureError("its forward draws random numbers outside of any traced operation")
         except Exception as error:  # the model's own code runs here and may raise anything
             raise CaptureError(f"{type(error).__name__}: {first_line(error)}") from error
-        constants = _rename_constants(graph, {name: model.__dict__[name] for name in set(model.__dict__) - before})
+        constants = _rename_constants(
+            graph, {name: model.__dict__[name] for name in set(model.__dict__) - before}
+        )
         notes = [f"symbolic: {len(graph.nodes)} nodes"]
         notes += [f"symbolic: kept {path} whole ({reason})" for path, reason in tracer.opaque.items()]
         assert tracer.out_spec is not None
@@ -88,7 +90,11 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
-        last, stack, calls = next(iter(reversed(self.graph.nodes))), self.module_stack.copy(), self.num_calls.copy()
+        last, stack, calls = (
+            next(iter(reversed(self.graph.nodes))),
+            self.module_stack.copy(),
+            self.num_calls.copy(),
+        )
         try:
             result = super().call_module(m, forward, args, kwargs)
             if self.drew_random_numbers():

@@ -30,7 +30,9 @@ class _Worker(Worker):
         self.optimizers = [optimizer(own_parameters(cut))]
 
     @override
-    def step(self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None) -> Outcome:
+    def step(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
+    ) -> Outcome:
         (optimizer,) = self.optimizers
         optimizer.zero_grad()
         outputs = self.cut(*args, dni_context=context, **kwargs)

@@ -34,7 +34,9 @@ class Worker(abc.ABC):
     optimizers: list[Optimizer]
 
     @abc.abstractmethod
-    def step(self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None) -> Outcome:
+    def step(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
+    ) -> Outcome:
         """Train on one batch: every stage and every synthesizer is updated once."""
 
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from dni_fx.calls import call_of
 from dni_fx.cutting import CutGraph
-from dni_fx.decoupled import Decoupled, dnis
+from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.dni import DNI, Synthesis
 from dni_fx.errors import StageError
 from dni_fx.program import signature_of
@@ -47,8 +47,10 @@ class _Worker(Worker):
         self._of_stage: dict[int, Optimizer] = {}
 
     @override
-    def step(self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None) -> Outcome:
-        cutting = self.cut._dni
+    def step(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
+    ) -> Outcome:
+        cutting = cutting_of(self.cut)
         call = call_of(signature_of(self.cut), args, kwargs)
         graph = cutting.graph(self.cut, call)
         self._refuse_mixing()
@@ -65,7 +67,9 @@ class _Worker(Worker):
         if stage.index in self._of_stage:
             self._of_stage[stage.index].step()
 
-    def _locked(self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None) -> Outcome:
+    def _locked(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
+    ) -> Outcome:
         outputs = self.cut(*args, dni_context=context, **kwargs)
         loss = self.loss(outputs, target)
         loss.backward()
@@ -114,7 +118,11 @@ class _Pass:
                 self.values.pop(name, None)
         outputs = pytree.tree_unflatten(self.graph.road.result(self.values), self.graph.capture.out_spec)
         loss = self.worker.loss(outputs, target)
-        heads = [(value, up) for _, _, leaving, upward in self.held for value, up in zip(leaving, upward, strict=True)]
+        heads = [
+            (value, up)
+            for _, _, leaving, upward in self.held
+            for value, up in zip(leaving, upward, strict=True)
+        ]
         torch.autograd.backward([loss, *(v for v, _ in heads)], [None, *(up for _, up in heads)])
         for stage, leaves, _, _ in self.held:
             self._finish(stage, leaves)
@@ -151,7 +159,9 @@ class _Pass:
         for name in [name for name, readers in self.consumers.items() if stage.index in readers]:
             gradient = leaves[name].grad if name in leaves else None
             before = self.arrived.get(name)
-            self.arrived[name] = gradient if before is None else before if gradient is None else before + gradient
+            self.arrived[name] = (
+                gradient if before is None else before if gradient is None else before + gradient
+            )
             self.consumers[name].discard(stage.index)
             if not self.consumers[name]:
                 self.dnis[name].regress(self.guesses.pop(name), (self.arrived.pop(name),))

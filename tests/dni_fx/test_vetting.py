@@ -6,19 +6,16 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sympy
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dni_fx.archive import read, write
 from dni_fx.errors import FileError
-from dni_fx.expressions import is_symbol, wrong_with
 from dni_fx.vetting import read_members, vet_program
 
 _WHERE = "m.pt2"
@@ -84,122 +81,22 @@ def test_a_good_program_passes_without_guards_or_paths_and_else_unchanged(graph:
     assert vetted == graph
 
 
-def test_an_expression_that_would_write_a_file_is_refused_and_writes_none(
+def test_an_expression_that_would_write_to_disk_is_refused_and_writes_nothing(
     tmp_path: Path, saved: dict[str, bytes]
 ) -> None:
     trap = tmp_path / "trap"
 
     def edit(program: Any) -> None:
-        next(sizes(program))["expr_str"] = f"open({os.fspath(trap)!r}, 'w').write('x') or Symbol('s0')"
+        next(sizes(program))["expr_str"] = f"__import__('os').mkdir({os.fspath(trap)!r}) or Symbol('s0')"
 
     path = put(tmp_path / "m.pt2", changed(saved, "models/model.json", edit))
     # The trap is a real one: plain torch falls into it.
-    with pytest.raises(Exception, match="."):  # noqa: PT011, B017 - what it raises, once it has run, is torch's affair
+    with suppress(Exception):
         torch.export.load(path)
-    assert trap.exists()
-    trap.unlink()
+    trap.rmdir()
     with pytest.raises(FileError, match="refused to load"):
         read(path)
     assert not trap.exists()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Symbol('s17', positive=True, integer=True)",
-        "Mul(Integer(2), Symbol('s0', integer=True))",
-        "Add(FloorDiv(Symbol('u0', integer=True), Integer(2)), Integer(-3))",
-        "Pow(Symbol('s0'), Integer(-1))",
-        "PowByNatural(Symbol('s0'), Integer(2))",
-        "Max(Integer(7), Symbol('s0'))",
-        "LessThan(Symbol('u0', integer=True), Integer(99))",
-        "Float('1.5', precision=53)",
-        "s0*s1 + 3 // (s0 % 4) - 2**s0",
-        "Eq(Mod(s0, 4), 0) & (s1 >= 2) | ~(s0 != 9223372036854775807)",
-        "true",
-        "-int_oo",
-    ],
-)
-def test_what_torch_writes_for_a_size_is_arithmetic(text: str) -> None:
-    assert wrong_with(text) == ""
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "__import__('os').system('true')",
-        "open('a', 'w')",
-        "Symbol('s0').__class__",
-        "(lambda: 1)()",
-        "[s0 for s0 in (1,)]",
-        "s0 if s0 else 1",
-        "s0; s1",
-        "s0, s1",
-        "s0\n+ s1",
-        "sympify('s0')",
-        "Symbol('a; b')",
-        "Symbol('__class__')",
-        "Symbol(Symbol('s0'))",
-        "Symbol('s0', positive=open)",
-        "Symbol('s0', commutative=False)",
-        "Max(*s0)",
-        "Max(s0)(s1)",
-        "'text'",
-        "Float('os')",
-        "Float('1', precision=10000000)",
-        "9**9**9**9",
-        "((9**64)**64)**64",
-        "2**(s0 - s0 + 10**9)",
-        "Pow(9, 999999999)",
-        "LShift(1, 1000000000000)",
-        "9" * 40,
-        "1e999",
-        "s0" + " + s0" * 2000,
-        "-" * 4000 + "s0",
-        "(" * 300 + "s0" + ")" * 300,
-        "\N{MATHEMATICAL SANS-SERIF SMALL S}0",
-        "x[0]",
-        "f'{s0}'",
-        "s0 := 2",
-        "{s0}",
-        "...",
-        "1j",
-    ],
-)
-def test_what_is_not_small_arithmetic_is_refused(text: str) -> None:
-    assert wrong_with(text) != ""
-
-
-_expressions = st.recursive(
-    st.one_of(
-        st.sampled_from(["s0", "s17", "u3"]).map(lambda name: sympy.Symbol(name, integer=True, positive=True)),
-        st.integers(-100, 100).map(sympy.Integer),
-    ),
-    lambda inner: st.builds(
-        lambda op, left, right: op(left, right),
-        st.sampled_from([sympy.Add, sympy.Mul, sympy.Max, sympy.Min]),
-        inner,
-        inner,
-    ),
-    max_leaves=8,
-)
-
-
-@given(_expressions)
-def test_every_polynomial_passes_as_sympy_writes_it(expression: sympy.Expr) -> None:
-    assert wrong_with(sympy.srepr(expression)) == ""
-
-
-@given(st.text(max_size=40))
-def test_any_text_gets_an_answer_and_no_python_call_passes(text: str) -> None:
-    assert wrong_with(f"{text}.a") != "" or "." in text or text.strip().isdigit()
-    assert wrong_with(f"eval({text!r})") != ""
-
-
-def test_symbols_are_short_names() -> None:
-    assert all(map(is_symbol, ["s0", "u12", "batch", "zuf1"]))
-    assert not any(map(is_symbol, ["", "S0", "s0.a", "__a", "s0s0", "u9999999", "s0\n"]))
 
 
 def test_all_problems_of_a_program_are_listed_at_once(graph: dict[str, Any]) -> None:
@@ -210,7 +107,12 @@ def test_all_problems_of_a_program_are_listed_at_once(graph: dict[str, Any]) -> 
     graph["range_constraints"]["u99999999999"] = {"min_val": 0, "max_val": 1}
     text = refusal(graph)
     assert text.count("\n  * ") == 4
-    for part in ("torch.os.system", "cannot be the name of a value", "exit is not arithmetic", "u99999999999"):
+    for part in (
+        "torch.os.system",
+        "cannot be the name of a value",
+        "exit is not arithmetic",
+        "u99999999999",
+    ):
         assert part in text
 
 
@@ -304,14 +206,18 @@ def test_a_pickled_weight_is_refused_and_not_unpickled(tmp_path: Path, saved: di
     assert not (tmp_path / "bomb").exists()
 
 
-@pytest.mark.parametrize("name", ["data/constants/opaque_obj_0", "data/constants/custom_obj_0", "data/weights/model.pt"])
+@pytest.mark.parametrize(
+    "name", ["data/constants/opaque_obj_0", "data/constants/custom_obj_0", "data/weights/model.pt"]
+)
 def test_pickled_members_are_refused_by_name(tmp_path: Path, saved: dict[str, bytes], name: str) -> None:
     path = put(tmp_path / "m.pt2", saved | {name: pickle.dumps(1)})
     with pytest.raises(FileError, match=f"{name} is a pickled object"):
         read_members(path)
 
 
-@pytest.mark.parametrize("name", ["data/aotinductor/model/a.so", "data/weights/../../x", "code.py", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "name", ["data/aotinductor/model/a.so", "data/weights/../../x", "code.py", "/etc/passwd"]
+)
 def test_members_that_have_no_place_are_refused(tmp_path: Path, saved: dict[str, bytes], name: str) -> None:
     path = put(tmp_path / "m.pt2", saved | {name: b""})
     with pytest.raises(FileError, match=f"{name} has no place"):
@@ -328,18 +234,22 @@ def test_compressed_and_repeated_members_are_refused(tmp_path: Path, saved: dict
         read_members(path)
 
 
-def test_an_archive_of_another_version_or_byte_order_is_refused(tmp_path: Path, saved: dict[str, bytes]) -> None:
-    with pytest.raises(FileError, match="archive version is 5"):
+def test_an_archive_of_another_version_or_byte_order_is_refused(
+    tmp_path: Path, saved: dict[str, bytes]
+) -> None:
+    with pytest.raises(FileError, match="archive version 5"):
         read(put(tmp_path / "m.pt2", saved | {"archive_version": b"5"}))
     with pytest.raises(FileError, match="little-endian"):
         read(put(tmp_path / "m.pt2", saved | {"byteorder": b"big"}))
 
 
-def test_a_program_of_a_newer_schema_is_refused_with_the_reason(tmp_path: Path, saved: dict[str, bytes]) -> None:
+def test_a_program_of_a_newer_schema_is_refused_with_the_reason(
+    tmp_path: Path, saved: dict[str, bytes]
+) -> None:
     def edit(program: Any) -> None:
         program["schema_version"]["major"] = 99
 
-    with pytest.raises(FileError, match="cannot rebuild program 'model'.*99"):
+    with pytest.raises(FileError, match=r"cannot rebuild program 'model'.*99"):
         read(put(tmp_path / "m.pt2", changed(saved, "models/model.json", edit)))
 
 
@@ -357,5 +267,7 @@ def test_members_are_what_was_written(tmp_path: Path, saved: dict[str, bytes]) -
 def test_what_is_written_is_vetted_like_any_file(tmp_path: Path) -> None:
     program = torch.export.export(Net(), (torch.randn(2, 4),))
     write(tmp_path / "m.pt2", {"eval": program}, {}, {})
-    (text,) = (content for name, content in read_members(tmp_path / "m.pt2").items() if name == "models/model.json")
+    (text,) = (
+        content for name, content in read_members(tmp_path / "m.pt2").items() if name == "models/model.json"
+    )
     assert vet_program(text, _WHERE) == bytes(text)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from passes.annotate_shapes import annotate
@@ -36,6 +37,12 @@ def trace(function: Callable[..., Any] | nn.Module, *examples: Tensor) -> fx.Gra
     gm = fx.symbolic_trace(function)
     annotate(gm, examples)
     return gm
+
+
+def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    """An exported graph, not yet annotated."""
+    dims = ({0: torch.export.Dim("batch", min=2)},)
+    return torch.export.export(model, (example,), dynamic_shapes=dims).module()
 
 
 def kept(model: nn.Module) -> fx.GraphModule:

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from passes.annotate_shapes import annotate
 from passes.errors import PreconditionError
 from passes.values import value_of
-from tests.passes.graphs import Call, kept, last, trace, whole
+from tests.passes.graphs import Call, exported, kept, last, trace, whole
 
 BATCH = 4
 
@@ -77,11 +77,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 def symbolic(model: nn.Module, example: Tensor) -> fx.GraphModule:
     return fx.symbolic_trace(model)
-
-
-def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
-    dims = ({0: torch.export.Dim("batch", min=2)},)
-    return torch.export.export(model, (example,), dynamic_shapes=dims).module()
 
 
 CAPTURES = [symbolic, exported]
@@ -257,22 +252,6 @@ def test_the_same_tensor_given_twice_is_one_memory() -> None:
     assert value_of(list(gm.graph.nodes)[1]).aliases == {"x0"}
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_statistics_in_the_graph_are_written_in_training_alone(training: bool) -> None:
-    model = nn.BatchNorm1d(3).train(training)
-    gm = exported(model, torch.rand(4, 3))
-    annotate(gm, [torch.rand(4, 3)])
-    written = set().union(*(value_of(node).mutates for node in gm.graph.nodes))
-    assert written == ({"running_mean", "running_var", "num_batches_tracked"} if training else set())
-
-
-def test_gradients_follow_no_grad_and_integers() -> None:
-    layer = nn.Linear(3, 3)
-    assert last(whole(layer, torch.zeros(2, 3))).requires_grad
-    assert not last(whole(lambda x: layer(x).argmax(1), torch.zeros(2, 3))).requires_grad
-    assert not last(whole(torch.no_grad()(lambda x: layer(x)), torch.zeros(2, 3))).requires_grad
-
-
 def test_the_callers_gradient_mode_does_not_matter() -> None:
     layer = nn.Linear(3, 3)
     with torch.inference_mode():
@@ -286,23 +265,6 @@ def test_an_example_may_be_the_result_of_another_model() -> None:
     gm = whole(lambda x: x.relu(), example)
     assert value_of(next(iter(gm.graph.nodes))).requires_grad
     assert last(gm).dims == ("b", 3)
-
-
-def test_regions_without_gradients_in_an_exported_graph_are_seen_through() -> None:
-    class Partly(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(3, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            with torch.no_grad():
-                y = self.layer(x)
-            return self.layer(x) + y
-
-    gm = exported(Partly(), torch.zeros(4, 3))
-    annotate(gm, [torch.zeros(4, 3)])
-    assert last(gm).dims == ("b", 3)
-    assert sum(value_of(node).flops for node in gm.graph.nodes) == 2 * 2 * 4 * 3 * 3
 
 
 def test_a_node_that_needs_numbers_is_named_with_its_module_and_reason() -> None:

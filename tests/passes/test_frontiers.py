@@ -2,7 +2,7 @@ import time
 
 import networkx as nx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passes.dataflow import carrying, dataflow
@@ -20,6 +20,7 @@ def ends(flow):
 
 
 @pytest.mark.parametrize("width", [1, 2])
+@settings(deadline=None, max_examples=200)
 @given(gm=graphs())
 def test_every_cut_that_few_values_cross_is_found_once(width, gm):
     flow = dataflow(gm)
@@ -32,6 +33,7 @@ def test_every_cut_that_few_values_cross_is_found_once(width, gm):
         assert set(found) <= wanted
 
 
+@settings(deadline=None, max_examples=200)
 @given(gm=graphs())
 def test_a_frontier_is_what_is_read_on_the_other_side(gm):
     flow = dataflow(gm)
@@ -39,6 +41,7 @@ def test_a_frontier_is_what_is_read_on_the_other_side(gm):
         assert crossing(flow, names_inside(flow, cut)) == set(cut.values)
 
 
+@settings(deadline=None, max_examples=200)
 @given(gm=graphs())
 def test_prefixes_are_all_the_cuts_that_graph_order_makes(gm):
     flow = dataflow(gm)
@@ -47,6 +50,7 @@ def test_prefixes_are_all_the_cuts_that_graph_order_makes(gm):
     assert {names_inside(flow, cut) for cut in prefixes(flow)} == wanted
 
 
+@settings(deadline=None, max_examples=200)
 @given(gm=graphs(), data=st.data())
 def test_every_value_lies_before_the_cuts_that_its_definition_says(gm, data):
     flow = dataflow(gm)
@@ -120,9 +124,9 @@ def test_too_many_cuts_are_thinned_to_the_narrowest_of_each_size():
     ids=["residual of 1,001, width 1", "residual of 1,001, width 2", "two towers", "residual of 5,001"],
 )
 def test_large_graphs_take_seconds(flow, width, seconds):
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(frontiers(flow, width)) >= 500
-    assert time.perf_counter() - started < seconds
+    assert time.process_time() - started < seconds
 
 
 def test_no_cut_is_admissible_where_no_gradient_runs():

@@ -10,7 +10,12 @@ from passes.one_step import OneStep
 from tests.passes.graphs import last, whole
 
 Kind = Callable[..., nn.RNNBase]
-KINDS: list[Kind] = [nn.LSTM, nn.GRU, nn.RNN, lambda *args, **kwargs: nn.RNN(*args, nonlinearity="relu", **kwargs)]
+KINDS: list[Kind] = [
+    nn.LSTM,
+    nn.GRU,
+    nn.RNN,
+    lambda *args, **kwargs: nn.RNN(*args, nonlinearity="relu", **kwargs),
+]
 
 
 class Counter(TorchDispatchMode):

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.passes.graphs import Call, calls, last, trace, whole
+from passes.annotate_shapes import annotate
+from passes.values import value_of
+from tests.passes.graphs import Call, calls, exported, last, trace, whole
 
 
 def attend(x: Tensor, dropout: float) -> Tensor:
@@ -97,3 +99,36 @@ def test_tensors_inside_objects_are_seen() -> None:
     assert not value.is_tensor
     assert value.aliases == {"x0"}
     assert value.bytes == 24
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_in_the_graph_are_written_in_training_alone(training: bool) -> None:
+    model = nn.BatchNorm1d(3).train(training)
+    gm = exported(model, torch.rand(4, 3))
+    annotate(gm, [torch.rand(4, 3)])
+    written = set().union(*(value_of(node).mutates for node in gm.graph.nodes))
+    assert written == ({"running_mean", "running_var", "num_batches_tracked"} if training else set())
+
+
+def test_gradients_follow_no_grad_and_integers() -> None:
+    layer = nn.Linear(3, 3)
+    assert last(whole(layer, torch.zeros(2, 3))).requires_grad
+    assert not last(whole(lambda x: layer(x).argmax(1), torch.zeros(2, 3))).requires_grad
+    assert not last(whole(torch.no_grad()(lambda x: layer(x)), torch.zeros(2, 3))).requires_grad
+
+
+def test_regions_without_gradients_in_an_exported_graph_are_seen_through() -> None:
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                y = self.layer(x)
+            return self.layer(x) + y
+
+    gm = exported(Partly(), torch.zeros(4, 3))
+    annotate(gm, [torch.zeros(4, 3)])
+    assert last(gm).dims == ("b", 3)
+    assert sum(value_of(node).flops for node in gm.graph.nodes) == 2 * 2 * 4 * 3 * 3

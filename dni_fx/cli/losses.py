@@ -1,0 +1,67 @@
+"""Losses that the command line knows by name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import torch.nn.functional as F
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from dni_fx.errors import DniError
+
+
+class LossName(StrEnum):
+    """What to minimize."""
+
+    CROSS_ENTROPY = "cross-entropy"
+    MSE = "mse"
+
+
+def cross_entropy(outputs: Any, target: Tensor) -> Tensor:
+    """Mean cross entropy of scores and class numbers, of every token or pixel where there are several.
+
+    Raises:
+        DniError: the target has not one class number for each row of scores.
+    """
+    scores = _classes_last(outputs, target)
+    return F.cross_entropy(scores.flatten(0, -2), target.flatten())
+
+
+def accuracy(outputs: Any, target: Tensor) -> Tensor:
+    """Part of the class numbers that have the largest score."""
+    return (_classes_last(outputs, target).argmax(-1) == target).float().mean()
+
+
+def mse(outputs: Any, target: Tensor) -> Tensor:
+    """Mean squared error.
+
+    Raises:
+        DniError: output and target differ in shape, which would be broadcast in silence.
+    """
+    value = first_tensor(outputs)
+    if value.shape != target.shape:
+        raise DniError(
+            f"mse needs targets of the output's shape {tuple(value.shape)}, and got {tuple(target.shape)}."
+        )
+    return F.mse_loss(value, target.to(value.dtype))
+
+
+def first_tensor(outputs: Any) -> Tensor:
+    """The first tensor of a model's outputs, which is the scores where there are several."""
+    return next(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor))
+
+
+def _classes_last(outputs: Any, target: Tensor) -> Tensor:
+    scores = first_tensor(outputs)
+    whole = not target.is_floating_point()
+    if whole and scores.shape[:-1] == target.shape:
+        return scores
+    if whole and scores.dim() > 1 and (scores.shape[0], *scores.shape[2:]) == tuple(target.shape):
+        return scores.movedim(1, -1)
+    raise DniError(
+        f"cross-entropy needs one class number for each row of the output {tuple(scores.shape)}, and the "
+        f"targets are {tuple(target.shape)} of {str(target.dtype).removeprefix('torch.')}. For other "
+        "targets use --loss mse."
+    )

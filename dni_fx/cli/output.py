@@ -1,0 +1,93 @@
+"""What commands print and write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dni_fx import verbs
+from dni_fx.decoupled import Decoupled
+from dni_fx.describe import StageFacts
+from dni_fx.errors import FileError
+
+_WIDE = 10_000
+"""Columns that a file or a pipe has: enough for any line."""
+
+
+def check_place(path: Path | None) -> None:
+    """Do nothing if a file can be written there, so that no one waits for work that is then lost.
+
+    Raises:
+        FileError: it cannot.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise FileError(f"cannot write {path}: it is a folder. Name a file in it.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {path.parent}: {error.strerror or error}.") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = Path(folder) / path.name
+        part.write_text(text, "utf-8")
+        part.replace(path)
+
+
+def save(cut: Decoupled, path: Path) -> None:
+    """Save a cut model; what is to be said about the file goes to stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        verbs.save(cut, path)
+    for warning in caught:
+        if warning.category is UserWarning:
+            typer.echo(f"dni-fx: note: {warning.message}", err=True)
+
+
+def say_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    typer.echo(json.dumps(value, indent=1, default=_plain))
+
+
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under headings; numbers to the right. Nothing is cut off, whatever the width."""
+    rows = [list(row) for row in rows]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for at, name in enumerate(columns):
+        is_number = all(isinstance(row[at], int) for row in rows)
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row])
+    width = None if sys.stdout.isatty() else _WIDE
+    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
+
+
+def say_stages(stages: Sequence[StageFacts]) -> None:
+    """Print what a plan puts into each stage."""
+    columns = ("stage", "values", "first", "last", "parameters", "FLOPs", "crosses")
+    rows = [
+        (s.stage, s.values, s.first, s.last, s.parameters, s.flops, "\n".join(map(str, s.crossings)) or "-")
+        for s in stages
+    ]
+    say_table(columns, rows)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return str(value)

@@ -1,0 +1,138 @@
+"""Train a cut model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+
+from dni_fx import verbs
+from dni_fx.cli import losses, options
+from dni_fx.cli.data import Data, first_inputs, read_data
+from dni_fx.cli.losses import LossName
+from dni_fx.cli.models import Opened, cut_model, open_model
+from dni_fx.cli.options import CutRequest, ModelRequest
+from dni_fx.cli.output import check_place, save, say_json
+from dni_fx.decoupled import Decoupled
+from dni_fx.program import Program
+from dni_fx.trainer import Metric
+
+NAME = "train"
+EXAMPLE = "dni-fx train dni_fx.demo:mlp --data dni_fx.demo:clusters --plan balanced:stages=3 -o trained.pt2"
+
+
+class OptimizerName(StrEnum):
+    """What moves the weights."""
+
+    ADAM = "adam"
+    SGD = "sgd"
+
+
+def run(
+    model: options.ModelText,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA",
+            help="A .npz file with x_train, y_train (and x_test, y_test) or x, y; or package.module:"
+            "function, which returns such arrays as a dictionary or tuple, or batches.",
+            show_default=False,
+        ),
+    ],
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch, where DATA is arrays.")] = 32,
+    lr: Annotated[float, typer.Option(min=0.0, help="The learning rate of the optimizer.")] = 1e-3,
+    optimizer: Annotated[
+        OptimizerName, typer.Option(help="What moves the model's weights.")
+    ] = OptimizerName.ADAM,
+    loss: Annotated[LossName, typer.Option(help="What to minimize.")] = LossName.CROSS_ENTROPY,
+    runtime: Annotated[
+        str, typer.Option(metavar="SPEC", help="How the stages run, such as local.")
+    ] = "backprop",
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Show the labels to the synthesizers (cDNI).")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Decides the order of the samples, and dropout.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Save the trained model to this .pt2 file."),
+    ] = None,
+    weights: options.Weights = None,
+    example: options.Example = "",
+    allow_pickle: options.AllowPickle = False,
+    plan: options.PlanText = None,
+    synthesizer: options.SynthesizerText = None,
+    interface: options.InterfaceText = None,
+    frontend: options.FrontEndText = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a cut model on data.
+
+    Reports the loss, the accuracy and the cosine of synthetic and true gradient at each boundary. A model
+    that is not cut yet is cut first.
+    """
+    check_place(output)
+    opened = open_model(ModelRequest(model, weights, example, allow_pickle))
+    read = read_data(data, batch_size, seed, _dtype(opened.model))
+    if opened.example is None and not isinstance(opened.model, Decoupled | Program):
+        opened = Opened(opened.model, first_inputs(read))
+    cut = cut_model(opened, CutRequest.of(plan, synthesizer, interface, frontend))
+    torch.manual_seed(seed)
+    report = _train(cut, read, epochs, loss, runtime, _factory(optimizer, lr), labels)
+    if output is not None:
+        save(cut, output)
+    _say(report, output, as_json)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Report:
+    training: Any
+    test: Mapping[str, float]
+
+
+def _train(
+    cut: Decoupled, data: Data, epochs: int, loss: LossName, runtime: str, optimizer: Any, labels: bool
+) -> _Report:
+    minimized = losses.cross_entropy if loss is LossName.CROSS_ENTROPY else losses.mse
+    metrics: dict[str, Metric] = {"accuracy": losses.accuracy} if loss is LossName.CROSS_ENTROPY else {}
+    training = verbs.train(
+        cut,
+        data.train,
+        loss=minimized,
+        runtime=runtime,
+        optimizer=optimizer,
+        epochs=epochs,
+        metrics=metrics,
+        labels_as_context=labels,
+    )
+    test = verbs.evaluate(cut, data.test, {"loss": minimized, **metrics}) if data.test is not None else {}
+    return _Report(training, test)
+
+
+def _factory(name: OptimizerName, lr: float) -> Any:
+    return partial(torch.optim.Adam if name is OptimizerName.ADAM else torch.optim.SGD, lr=lr)
+
+
+def _dtype(model: nn.Module | Program) -> torch.dtype:
+    tree = model.tree if isinstance(model, Program) else model
+    parameters: Iterable[nn.Parameter] = tree.parameters()
+    return next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
+
+
+def _say(report: _Report, output: Path | None, as_json: bool) -> None:
+    if as_json:
+        epochs = report.training.epochs
+        say_json({"epochs": epochs, "test": dict(report.test), "file": output})
+        return
+    typer.echo(str(report.training))
+    if report.test:
+        typer.echo("test: " + ", ".join(f"{name} {value:.4f}" for name, value in report.test.items()))
+    if output is not None:
+        typer.echo(f"wrote {output}")
