@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from dni_fx.interface import Interface as Interface
     from dni_fx.program import Program as Program
     from dni_fx.trainer import accuracy as accuracy
+    from dni_fx.trainer import evaluate as evaluate
     from dni_fx.verbs import boundaries as boundaries
     from dni_fx.verbs import capture as capture
     from dni_fx.verbs import decouple as decouple
     from dni_fx.verbs import decouple_ as decouple_
-    from dni_fx.verbs import evaluate as evaluate
     from dni_fx.verbs import export as export
     from dni_fx.verbs import load as load
     from dni_fx.verbs import parameter_groups as parameter_groups
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from passes import Plan as Plan
 
 _VERBS = (
-    "boundaries capture decouple decouple_ evaluate export load parameter_groups plan recouple save stages "
+    "boundaries capture decouple decouple_ export load parameter_groups plan recouple save stages "
     "train verify"
 )
 # Names are imported when they are first used, so that `import dni_fx` costs little more than torch.
@@ -43,6 +43,7 @@ _HOME = {name: "dni_fx.verbs" for name in _VERBS.split()} | {
     "Plan": "passes",
     "Program": "dni_fx.program",
     "accuracy": "dni_fx.trainer",
+    "evaluate": "dni_fx.trainer",
 }
 
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

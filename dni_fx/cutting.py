@@ -114,7 +114,7 @@ class Cutting:
         """Start a training step: the learners take the update that waits, and hear of the new batch."""
         for dni in self.filled().values():
             dni.step()
-        self.step.batch = call.batch
+        self.step.batch = max(call.batch, 1)  # an empty batch divides nothing
         if context is None and self.context:
             named = call.named()
             if self.context not in named:

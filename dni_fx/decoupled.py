@@ -83,7 +83,7 @@ def detach(model: nn.Module) -> nn.Module:
         return shell(model)
     twin = object.__new__(type(model).__mro__[2])
     state = {name: value for name, value in vars(model).items() if name != "_dni"}
-    state["_modules"] = {name: child for name, child in model.named_children() if name != CONTAINER}
+    state["_modules"] = {name: child for name, child in state["_modules"].items() if name != CONTAINER}
     if cutting_of(model).instance_forward is not None:
         state["forward"] = cutting_of(model).instance_forward
     state.pop("_ddp_params_and_buffers_to_ignore", None)

@@ -13,8 +13,8 @@ _SEED = 0
 
 
 def mlp() -> tuple[nn.Module, Tensor]:
-    """A classifier of six layers, (batch, 64) to (batch, 10), and an example of its input."""
-    widths = [FEATURES, 128, 128, 128, 128, 128]
+    """A classifier with three hidden layers, (batch, 64) to (batch, 10), and an example of its input."""
+    widths = [FEATURES, 128, 128, 128]
     layers: list[nn.Module] = []
     for one, other in itertools.pairwise(widths):
         layers += [nn.Linear(one, other), nn.ReLU()]
@@ -26,7 +26,7 @@ def clusters() -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(_SEED)
     centers = torch.randn(CLASSES, FEATURES, generator=draw)
     arrays: dict[str, Tensor] = {}
-    for part, size in (("train", 1024), ("test", 256)):
+    for part, size in (("train", 2048), ("test", 256)):
         labels = torch.randint(CLASSES, (size,), generator=draw)
         arrays[f"x_{part}"] = centers[labels] + torch.randn(size, FEATURES, generator=draw)
         arrays[f"y_{part}"] = labels

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
+from dni_fx.decoupled import Decoupled, cutting_of
+from dni_fx.errors import DniError
 from dni_fx.exporters import EXPORTERS
 from dni_fx.frontends import FRONTENDS
 from dni_fx.interface import INTERFACES
@@ -109,6 +111,23 @@ def refuse_misfit(gm: fx.GraphModule, plan: Plan) -> None:
 def count(parameters: Iterable[nn.Parameter]) -> int:
     """How many numbers some parameters hold; what is there twice counts once."""
     return sum(parameter.numel() for parameter in {id(each): each for each in parameters}.values())
+
+
+def plan_of(cut: Decoupled) -> Plan:
+    """The plan that a model is cut by.
+
+    Raises:
+        DniError: it has seen no batch yet, so its plan is not chosen.
+    """
+    plan = cutting_of(cut).plan
+    if not isinstance(plan, Plan):
+        raise DniError("this model has no plan yet: it is cut at its first batch in train mode.")
+    return plan
+
+
+def history_of(cut: Decoupled) -> tuple[str, ...]:
+    """What made the graphs of a cut model, step by step."""
+    return tuple(cutting_of(cut).program.history)
 
 
 def crossing(spec: BoundarySpec) -> Crossing:

@@ -164,9 +164,10 @@ class DNI(nn.Module):
         ]
         if synthesis.record:
             self.cosine = _cosine(synthesis.gradients, targets)
-        if not all(bool(torch.isfinite(target).all()) for target in targets):
+        squares = torch.stack([target.float().square().mean() for target in targets])
+        if not bool(squares.isfinite().all()):  # a square too large for float32 would stay for ever, too
             return
-        self._observe(targets)
+        self._observe(squares)
         units = self._units().clamp_min(torch.finfo(torch.float32).tiny)
         with torch.enable_grad():
             loss = synthesis.objective if synthesis.objective is not None else torch.zeros(())
@@ -204,8 +205,7 @@ class DNI(nn.Module):
             else self.get_buffer("mean_square")
         )
 
-    def _observe(self, targets: Sequence[Tensor]) -> None:
-        squares = torch.stack([target.float().square().mean() for target in targets])
+    def _observe(self, squares: Tensor) -> None:
         mean_square = self.get_buffer("mean_square")
         mean_square.lerp_(squares.to(mean_square.dtype), 1 - _MEMORY)
         self._count = self._seen() + 1

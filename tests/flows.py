@@ -54,11 +54,15 @@ class Sketch:
 def graphs(draw, most=7, ends=4):
     """Graphs of operations that learn, draw random numbers, write memory, return tuples, or cut gradients."""
     sketch = Sketch(("x", "y"))
-    tensors = list(sketch.inputs)
+    tensors = [*sketch.inputs, sketch.add(sketch.inputs[0], sketch.weight)]
     kinds = ["plain"] * 4 + ["learned"] * 4 + ["random", "write", "tuple", "detached", "weight"]
-    for kind in draw(st.lists(st.sampled_from(kinds), min_size=2, max_size=most)):
+    for kind in draw(st.lists(st.sampled_from(kinds), min_size=3, max_size=most)):
         size = {"flops": draw(st.integers(0, 4)), "bytes": draw(st.integers(1, 5))}
-        sources = draw(st.lists(st.sampled_from(tensors), min_size=1, max_size=2, unique=True))
+        near = [*tensors[2:][::-1], *sketch.inputs]  # long chains can be cut, so they are drawn more often
+        sources = [
+            near[at] for at in draw(st.sets(st.integers(0, 3), min_size=1, max_size=2)) if at < len(near)
+        ]
+        sources = sources or near[:1]
         shared = value_of(sources[0]).aliases | {sources[0].name}
         match kind:
             case "learned":

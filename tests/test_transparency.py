@@ -40,7 +40,9 @@ def test_forward_is_bit_identical_in_train_mode_and_in_eval_mode(name, plan):
             assert_same(buffers_of(cut), buffers_of(model))
 
 
-@pytest.mark.parametrize("how", [{"synthesizer": "oracle"}, {"interface": "dni:mix=1"}], ids=["oracle", "mix"])
+@pytest.mark.parametrize(
+    "how", [{"synthesizer": "oracle"}, {"interface": "dni:mix=1"}], ids=["oracle", "mix"]
+)
 @pytest.mark.parametrize("name", ZOO)
 def test_true_gradients_at_every_boundary_are_plain_backprop(name, how):
     model, cut, inputs = cut_of(name, "balanced:stages=3", **how)
@@ -54,8 +56,6 @@ def test_inputs_get_the_gradients_of_plain_backprop_under_oracle(name):
     model, cut, inputs = cut_of(name, "balanced:stages=2", synthesizer="oracle")
     if not inputs[0].is_floating_point():
         pytest.skip("integers have no gradient")
-    if name in {"in-place-add"}:
-        pytest.skip("the model writes to its input")
     got = []
     for each in (cut, model):
         leaves = [value.clone().requires_grad_() for value in inputs]
@@ -71,7 +71,7 @@ def test_in_eval_mode_gradients_are_exact_whatever_fills_the_boundaries(name):
     assert_same({key: value for key, value in ours.items() if not key.startswith("dni.")}, theirs)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", sorted(set(ZOO) - {"modes-differ"}))
 def test_verify_agrees(name):
     _, cut, inputs = cut_of(name, "balanced:stages=3")
     report = dni_fx.verify(cut, inputs)
@@ -118,5 +118,7 @@ def assume_runs(model, inputs):
     try:
         gradients(twin, inputs)
     except RuntimeError as error:
-        assume("modified by an inplace operation" not in str(error) and "does not require grad" not in str(error))
+        assume(
+            "modified by an inplace operation" not in str(error) and "does not require grad" not in str(error)
+        )
         raise

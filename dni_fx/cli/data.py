@@ -67,7 +67,8 @@ def read_data(text: str, size: int, seed: int, dtype: torch.dtype) -> Data:
         names = ("x_train", "y_train", "x_test", "y_test")
         return _of_arrays(text, dict(zip(names, found, strict=False)), size, seed, dtype)
     if isinstance(found, Iterable):
-        return Data(cast("Batches", found))
+        # An iterator could be read only once, and its first batch may be wanted as an example before that.
+        return Data(list(found) if isinstance(found, Iterator) else cast("Batches", found))
     raise FileError(
         f"--data {text} returned a {type(found).__name__}. It has to return a dictionary of arrays, a tuple "
         "(x, y) or (x_train, y_train, x_test, y_test), or batches, each a pair of inputs and targets."
@@ -78,17 +79,22 @@ def first_inputs(data: Data) -> Any:
     """The inputs of the first batch: an example of what the model is called with.
 
     Raises:
-        FileError: there is no batch.
+        FileError: there is no batch, or it is not a pair.
     """
     for batch in data.train:
-        inputs, _ = batch
+        try:
+            inputs, _ = batch
+        except (TypeError, ValueError):
+            kind = type(batch).__name__
+            raise FileError(f"a batch is a pair of inputs and targets, and this one is a {kind}.") from None
         return inputs
     raise FileError("the data have no batch to train on.")
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy leaves a file that it opened itself open when it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)

@@ -14,11 +14,10 @@ from dni_fx.cli.models import Opened, captured, cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.cli.output import say_json, say_stages, say_table
 from dni_fx.decoupled import Decoupled
-from dni_fx.describe import count, crossing, stage_facts
+from dni_fx.describe import count, crossing, history_of, plan_of, stage_facts
 from dni_fx.errors import CaptureError
 from dni_fx.modes import eval_mode
 from dni_fx.program import Program
-from passes import Plan
 
 NAME = "inspect"
 EXAMPLE = "dni-fx inspect dni_fx.demo:mlp"
@@ -58,15 +57,19 @@ def _facts(opened: Opened, frontend: str | None) -> dict[str, Any]:
         return {"kind": "model", **_size(opened.model)}
     kind = "program" if isinstance(opened.model, Program) else "model"
     program = captured(opened, frontend)
-    return {"kind": kind, **_size(program.tree), **_graph(_graph_of(program)), "history": program.history}
+    return {
+        "kind": kind,
+        **_size(program.tree),
+        "nodes": _nodes(_graph_of(program)),
+        "history": program.history,
+    }
 
 
 def _of_cut(cut: Decoupled) -> dict[str, Any]:
     graph = verbs.cut_graph(cut)
     original = verbs.recouple(cut)
     module = graph.capture.module(original)
-    plan = cut._dni.plan
-    assert isinstance(plan, Plan)  # a model that is cut has settled on one
+    plan = plan_of(cut)
     stages = stage_facts(original, module, plan)
     dnis = verbs.boundaries(cut)
     boundaries = [
@@ -81,11 +84,11 @@ def _of_cut(cut: Decoupled) -> dict[str, Any]:
     return {
         "kind": "cut model",
         **_size(original),
-        **_graph(module),
+        "nodes": _nodes(module),
         "plan": plan.policy,
         "stages": stages,
         "boundaries": boundaries,
-        "history": cut._dni.program.history,
+        "history": history_of(cut),
     }
 
 
@@ -97,8 +100,8 @@ def _size(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _graph(gm: fx.GraphModule) -> dict[str, Any]:
-    return {"nodes": len(gm.graph.nodes)}
+def _nodes(gm: fx.GraphModule) -> int:
+    return len(gm.graph.nodes)
 
 
 def _graph_of(program: Program) -> fx.GraphModule:

@@ -22,7 +22,7 @@ from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.cli.output import check_place, save, say_json
 from dni_fx.decoupled import Decoupled
 from dni_fx.program import Program
-from dni_fx.trainer import Metric
+from dni_fx.trainer import Metric, Training, evaluate
 
 NAME = "train"
 EXAMPLE = "dni-fx train dni_fx.demo:mlp --data dni_fx.demo:clusters --plan balanced:stages=3 -o trained.pt2"
@@ -93,7 +93,7 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class _Report:
-    training: Any
+    training: Training
     test: Mapping[str, float]
 
 
@@ -112,7 +112,7 @@ def _train(
         metrics=metrics,
         labels_as_context=labels,
     )
-    test = verbs.evaluate(cut, data.test, {"loss": minimized, **metrics}) if data.test is not None else {}
+    test = evaluate(cut, data.test, {"loss": minimized, **metrics}) if data.test is not None else {}
     return _Report(training, test)
 
 

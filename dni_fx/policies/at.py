@@ -58,7 +58,7 @@ class At(Policy):
         if not flow.nodes[value]["carries"]:
             raise PlanError(
                 f"{self} cannot cut after {name!r}: no gradient runs through {_anchor(flow, value)}, so "
-                "there is nothing to decouple. Name a value that depends on an input and on a trainable parameter."
+                "there is nothing to decouple. Name a value that depends on an input and a trained parameter."
             )
         return [value] if flow.nodes[value]["is_tensor"] else list(_unpacked(flow, value))
 

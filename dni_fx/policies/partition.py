@@ -44,8 +44,8 @@ def best_plan(
     if not carrying(flow):
         raise PlanError(
             f"{policy} asks for {stages} stages, and no gradient runs through this graph, so there is "
-            "nothing to decouple: no value depends on an input and on a trainable parameter and leads to the output. "
-            "Unfreeze a parameter, or annotate the graph with shapes if it has not been."
+            "nothing to decouple: no value depends on an input and on a trainable parameter and leads to the "
+            "output. Unfreeze a parameter, or annotate the graph with shapes if it has not been."
         )
     search = None
     for cuts in choices:
@@ -91,15 +91,15 @@ class _Search:
         """One longest sequence of nested cuts."""
         length = [0] * len(self.cuts)
         back = [-1] * len(self.cuts)
+
+        def rank(at: int) -> tuple[int, int, int]:
+            return length[at], -len(self.cuts[at].values), at
+
         for at, smaller in enumerate(self.smaller):
             if len(smaller):
-                back[at] = max(
-                    smaller.tolist(), key=lambda inner: (length[inner], -len(self.cuts[inner].values))
-                )
+                back[at] = max(smaller.tolist(), key=rank)
                 length[at] = length[back[at]] + 1
-        at = max(
-            range(len(self.cuts)), key=lambda cut: (length[cut], -len(self.cuts[cut].values)), default=-1
-        )
+        at = max(range(len(self.cuts)), key=rank, default=-1)
         found: list[Frontier] = []
         while at >= 0:
             found.append(self.cuts[at])

@@ -1,5 +1,5 @@
 import time
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from dni_fx.policies import POLICIES
 from dni_fx.policies.at import At
 from dni_fx.policies.balanced import Balanced
 from dni_fx.policies.bottleneck import Bottleneck
-from passes import Plan, UnknownNameError, parse
+from passes import Plan, parse
 from passes.anchors import set_anchors
 from passes.annotate_shapes import annotate
 from passes.dataflow import carrying, computed, dataflow
@@ -51,14 +51,12 @@ def best_by_trying_all(flow, count, width):
     nested = (
         several
         for several in combinations(cuts, count - 1)
-        if all(
-            one < two and working(flow) & (two - one) for one, two in zip(several, several[1:], strict=False)
-        )
+        if all(one < two and working(flow) & (two - one) for one, two in pairwise(several))
     )
     return min((score(flow, stages_by_definition(flow, several)) for several in nested), default=None)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=100)
 @given(gm=graphs(most=6, ends=3), count=st.integers(2, 4), width=st.integers(1, 2))
 def test_balanced_is_the_best_of_all_plans_of_its_width(gm, count, width):
     flow = dataflow(gm)
@@ -71,7 +69,7 @@ def test_balanced_is_the_best_of_all_plans_of_its_width(gm, count, width):
         assert best is None or score(flow, stages(flow, plan)) == best
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=100)
 @given(gm=graphs(most=6, ends=3), count=st.integers(2, 4))
 def test_bottleneck_is_the_best_of_all_plans_of_width_one_or_refuses(gm, count):
     flow = dataflow(gm)
@@ -95,7 +93,7 @@ def plans(gm):
             continue
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=100)
 @given(gm=graphs())
 def test_every_plan_of_every_policy_can_be_carried_out(gm):
     flow = dataflow(gm)
@@ -115,7 +113,7 @@ def test_every_plan_of_every_policy_can_be_carried_out(gm):
         assert drawn == sorted(drawn)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=100)
 @given(gm=graphs())
 def test_only_tensors_cross_and_weights_are_there_where_they_are_read(gm):
     flow = dataflow(gm)
@@ -189,56 +187,6 @@ def test_a_weight_made_in_the_graph_is_recomputed_where_it_is_read():
     assert list(plan.stage_of.values()) == [0, 0, 0, 1]
 
 
-def test_at_cuts_after_what_a_modules_last_call_returned():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.shared, self.last = (nn.Linear(4, 4) for _ in range(3))
-
-        def forward(self, x):
-            return self.last(self.shared(torch.relu(self.shared(self.first(x)))))
-
-    flow = dataflow(traced(Twice(), torch.zeros(2, 4)))
-    assert list(At(("shared",)).plan(flow).stage_of.values()) == [0, 0, 0, 0, 1]
-    assert list(At(("first",)).plan(flow).stage_of.values()) == [0, 1, 1, 1, 1]
-    assert list(At((":relu", "first")).plan(flow).stage_of.values()) == [0, 1, 1, 2, 2]
-    assert list(At(("shared_1",)).plan(flow).stage_of.values()) == [0, 0, 0, 0, 1]
-    assert str(At((":relu", "first")).plan(flow).policy) == "at:after=:relu+first"
-
-
-def test_a_block_is_named_by_its_path():
-    model = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)))
-    flow = dataflow(traced(model, torch.zeros(2, 4)))
-    assert list(At(("0", "1")).plan(flow).stage_of.values()) == [0, 0, 1, 1, 2, 2]
-
-
-def test_names_of_parallel_values_are_one_cut():
-    class Towers(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.left, self.right, self.join = (nn.Linear(4, 4) for _ in range(3))
-
-        def forward(self, x, y):
-            return self.join(self.left(x) + self.right(y))
-
-    flow = dataflow(traced(Towers(), torch.zeros(2, 4), torch.zeros(2, 4)))
-    assert list(At(("left", "right")).plan(flow).stage_of.values()) == [0, 0, 1, 1]
-
-
-def test_at_cuts_after_a_tuple_where_it_is_unpacked():
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.last = nn.LSTM(4, 4), nn.Linear(4, 4)
-
-        def forward(self, x):
-            y, _ = self.lstm(x)
-            return self.last(y)
-
-    plan = At(("lstm",)).plan(dataflow(traced(Recurrent(), torch.zeros(2, 3, 4))))
-    assert {anchor for anchor, stage in plan.stage_of.items() if stage} == {"last"}
-
-
 def test_too_many_stages():
     gm = chain(*[4] * 12)
     says = (
@@ -276,32 +224,6 @@ def test_a_model_that_learns_nothing_has_one_stage(policy, model):
     with pytest.raises(PlanError, match="no gradient runs through this graph"):
         policy.plan(flow)
     assert len(type(policy)(stages=1).plan(flow)) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "error", "says"),
-    [
-        ("layer.0", UnknownNameError, r"no value to cut after is named 'layer\.0'.*Did you mean 'layers\.0'"),
-        ("qqqq", UnknownNameError, r"no anchor and no node\. The modules at the top are drop, layers\."),
-        ("layers.2", PlanError, r"nothing that learns comes after layers\.2; name an earlier value"),
-        ("drop", PlanError, r"no gradient runs through drop, so there is nothing to decouple"),
-        ("layers.0", PlanError, r"layers\.0 must stay in one stage with :mul_, :add, which reads? it"),
-    ],
-)
-def test_at_says_why_it_cannot_cut_there(name, error, says):
-    class Writes(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
-            self.drop = nn.Dropout()
-
-        def forward(self, x):
-            hidden = self.layers[0](self.drop(x))
-            hidden.mul_(2)
-            return self.layers[2](self.layers[1](hidden + x))
-
-    with pytest.raises(error, match=says):
-        At((name,)).plan(dataflow(traced(Writes(), torch.zeros(2, 4))))
 
 
 def test_a_thousand_nodes_take_seconds():

@@ -27,7 +27,7 @@ def groups(flow):
     return [{name for name in flow if flow.nodes[name]["together"] == number} for number in sorted(numbers)]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(gm=graphs())
 def test_nodes_and_edges_are_those_of_the_graph_and_graph_order_is_kept(gm):
     flow = dataflow(gm)
@@ -39,7 +39,7 @@ def test_nodes_and_edges_are_those_of_the_graph_and_graph_order_is_kept(gm):
     assert all(flow.nodes[source]["writes"] for source, _ in set(flow.edges) - read)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(gm=graphs())
 def test_a_gradient_runs_through_a_value_from_a_weight_and_an_input_to_the_output(gm):
     flow = dataflow(gm)
@@ -51,7 +51,7 @@ def test_a_gradient_runs_through_a_value_from_a_weight_and_an_input_to_the_outpu
         assert names.union(["output"]).intersection(flow.succ[name])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(gm=graphs())
 def test_units_are_what_the_constraints_hold_together(gm):
     flow = dataflow(gm)

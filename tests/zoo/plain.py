@@ -1,7 +1,7 @@
 """Models whose every value is one tensor of one shape."""
 
-from torch import Tensor, nn
 import torch
+from torch import Tensor, nn
 
 WIDTH = 6
 
@@ -45,6 +45,20 @@ class Tied(Chain):
     def __init__(self) -> None:
         super().__init__()
         self.layers[4] = self.layers[0]
+
+
+class TwoNames(nn.Module):
+    """One child of the model itself has two names, and one name has no child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, WIDTH)
+        self.middle = nn.Linear(WIDTH, WIDTH)
+        self.last = self.first
+        self.register_module("none", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.middle(torch.tanh(self.first(x)))))
 
 
 class TiedWeight(Chain):
@@ -117,6 +131,7 @@ MODELS = {
     "residual": lambda: (Residual(), rows()),
     "skips-two-stages": lambda: (SkipsTwoStages(), rows()),
     "tied-layer": lambda: (Tied(), rows()),
+    "two-names": lambda: (TwoNames(), rows()),
     "tied-weight": lambda: (TiedWeight(), rows()),
     "frozen-layer": lambda: (Frozen(), rows()),
     "frozen-start": lambda: (FrozenStart(), rows()),

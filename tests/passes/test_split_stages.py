@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+import dni_fx
+from dni_fx.stage import road
+from passes import Pipeline, Plan, PreconditionError
+from passes.mark_boundaries import MarkBoundaries
+from passes.split_stages import Name, split_stages
+from tests.equality import assert_same
+from tests.passes.marked import captured, cut_after, marked
+from tests.zoo import ZOO, made
+
+
+def split(name, *anchors):
+    gm, plan = marked(name, *anchors)
+    return gm, split_stages(gm, plan)
+
+
+def test_a_part_reads_and_writes_by_the_names_of_boundaries():
+    _, found = split("skips-two-stages", ":tanh", ":tanh.2")
+    assert [part.reads for part in found.parts] == [("x",), ("tanh",), ("tanh_2", "tanh")]
+    assert [part.writes for part in found.parts] == [("tanh",), ("tanh_2",), ("layers_4",)]
+    assert [part.crossings for part in found.parts] == [("tanh",), ("tanh_2",), ()]
+    assert [part.outputs for part in found.parts] == [(), (), ("layers_4",)]
+    assert (found.inputs, found.result, found.in_order) == (("x",), (Name("layers_4"),), True)
+    layers = [{name.split(".")[1] for name in part.parameters} for part in found.parts]
+    assert layers == [{"0"}, {"1", "2"}, {"3", "4"}]
+
+
+def test_an_early_output_is_written_by_the_stage_that_makes_it():
+    _, found = split("early-output", "layers.1", ":tanh.1")
+    assert [part.outputs for part in found.parts] == [("layers_1",), (), ("layers_4",)]
+    assert found.result == (Name("layers_1"), Name("layers_4"))
+
+
+def test_a_tied_parameter_is_in_both_parts_under_one_name():
+    for name in ("tied-layer", "tied-weight"):
+        _, found = split(name, ":tanh.1")
+        assert all("layers.0.weight" in part.parameters for part in found.parts), name
+
+
+def test_a_mask_crosses_plainly():
+    _, found = split("masked", ":mul.1")
+    assert found.parts[1].reads == ("mul_1", "to")
+    assert found.parts[0].writes == ("to", "mul_1")
+    assert found.parts[0].crossings == ("mul_1",)
+
+
+def test_the_result_keeps_what_is_no_tensor():
+    _, found = split("dict-of-outputs", ":tanh.1")
+    assert found.result[:4] == (Name("layers_4"), Name("layers_1"), Name("sum_1"), 3)
+    assert Name("x") in found.result
+
+
+@pytest.mark.parametrize("name", sorted(set(ZOO) - {"modes-differ", "writes-rows"}))
+def test_running_the_parts_one_after_another_is_running_the_graph(name):
+    model, inputs = made(name)
+    program = dni_fx.capture(model, inputs, frontend="symbolic")
+    plan = dni_fx.plan(program, "balanced:stages=2")
+    gm = Pipeline((MarkBoundaries(plan),)).run(dni_fx.verbs.training_graph(program))
+    found = split_stages(gm, plan)
+    stages = road(gm, found)
+    torch.manual_seed(0)
+    wanted = model(*(value.clone() for value in inputs))
+    torch.manual_seed(0)
+    values = dict(zip(found.inputs, (value.clone() for value in inputs), strict=True))
+    for key, buffer in gm.named_buffers():
+        if key.endswith("calls"):
+            buffer.sub_(1)  # the model has counted this call already
+    for stage, drops in zip(stages.stages, stages.drops, strict=True):
+        values |= stage.run(stage.reads(values))
+        for each in drops:
+            values.pop(each, None)
+    if found.in_order:
+        assert_same(
+            stages.result(values), torch.utils._pytree.tree_leaves(wanted, is_leaf=lambda v: v is None)
+        )
+    assert {name for part in found.parts for name in part.parameters} <= {n for n, _ in gm.named_parameters()}
+
+
+def test_draws_out_of_order_are_noticed():
+    gm = captured("branches-draw")
+    side = {":tanh": 0, "layers.3": 0, ":tanh.3": 0, ":dropout.2": 0}
+    order = cut_after(gm, ":tanh")
+    plan = Plan({**order.stage_of, **side})
+    found = split_stages(Pipeline((MarkBoundaries(plan),)).run(gm), plan)
+    assert not found.in_order
+    assert split_stages(Pipeline((MarkBoundaries(order),)).run(gm), order).in_order
+
+
+def test_an_unmarked_graph_is_refused():
+    gm = captured("chain")
+    with pytest.raises(PreconditionError) as caught:
+        split_stages(gm, cut_after(gm, ":tanh"))
+    assert str(caught.value) == "cannot split the graph into stages: mark-boundaries has not run on it"

@@ -1,0 +1,75 @@
+"""What importing costs, what it drags in, and what is there to import."""
+
+import subprocess
+import sys
+
+import pytest
+
+import dni_fx
+
+SCRIPT = """
+import sys
+import {package}
+print(*sorted(name for name in {heavy!r} if name in sys.modules))
+"""
+HEAVY = (
+    "onnx",
+    "onnxscript",
+    "onnx_ir",
+    "onnxruntime",
+    "transformers",
+    "typer",
+    "sklearn",
+    "rich",
+    "matplotlib",
+)
+
+
+@pytest.mark.parametrize(
+    ("package", "may_not_load"),
+    [("passes", ("dni_fx", *HEAVY)), ("dni_fx", HEAVY), ("dni_fx.verbs", tuple({*HEAVY} - {"rich"}))],
+)
+def test_imports_stay_light(package, may_not_load):
+    script = SCRIPT.format(package=package, heavy=may_not_load)
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert loaded.stdout.split() == []
+
+
+DOCUMENTED = [
+    "Decoupled",
+    "DniError",
+    "GraphError",
+    "Interface",
+    "Plan",
+    "Program",
+    "accuracy",
+    "boundaries",
+    "capture",
+    "decouple",
+    "decouple_",
+    "evaluate",
+    "export",
+    "load",
+    "parameter_groups",
+    "plan",
+    "recouple",
+    "save",
+    "stages",
+    "train",
+    "verify",
+]
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_every_documented_name_is_there(name):
+    assert getattr(dni_fx, name).__name__ == name
+    assert name in dir(dni_fx)
+
+
+def test_no_other_name_is_offered():
+    assert sorted(dni_fx.__all__) == DOCUMENTED
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"^module 'dni_fx' has no attribute 'decuple'$"):
+        dni_fx.decuple  # noqa: B018
