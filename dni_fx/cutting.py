@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+from typing_extensions import override
 
 from dni_fx.calls import Call, call_of
 from dni_fx.dni import DNI, Step
@@ -39,7 +40,10 @@ class Interfaces(nn.Module):
             self.get_submodule(name).load_state_dict({k.removeprefix(f"{name}."): v for k, v in mine.items()})
             self._waiting = {key: value for key, value in self._waiting.items() if key not in mine}
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+    @override
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         filled = dict(self.named_children())
         for key, value in state_dict.items():
             name = key.removeprefix(prefix)

@@ -64,8 +64,8 @@ def attach(tree: nn.Module, cutting: Cutting) -> Decoupled:
         raise DniError("this model is decoupled already; dni_fx.recouple(model) undoes that.")
     if hasattr(tree, CONTAINER):
         raise DniError(
-            f"cannot decouple {type(tree).__name__}: it has an attribute {CONTAINER!r}, where the synthesizers "
-            "would live. Rename it, or decouple a module that holds the model."
+            f"cannot decouple {type(tree).__name__}: it has an attribute {CONTAINER!r}, where the "
+            "synthesizers would live. Rename it, or decouple a module that holds the model."
         )
     # A forward that was set on the instance would hide the one of the class.
     cutting.instance_forward = vars(tree).pop("forward", None)
@@ -73,7 +73,7 @@ def attach(tree: nn.Module, cutting: Cutting) -> Decoupled:
     assert isinstance(tree, Decoupled)
     vars(tree)["_dni"] = cutting
     tree.add_module(CONTAINER, cutting.interfaces)
-    tree.dni.training = tree.training
+    cutting.interfaces.training = tree.training
     return tree
 
 
@@ -101,8 +101,8 @@ def run_original(model: Decoupled, args: tuple[Any, ...], kwargs: dict[str, Any]
     # A model may walk over its children, as nn.Sequential does; ours is no layer of it.
     interfaces = vars(model)["_modules"].pop(CONTAINER, None)
     try:
-        if cutting_of(model).instance_forward is not None:
-            return cutting_of(model).instance_forward(*args, **kwargs)
+        if (own := cutting_of(model).instance_forward) is not None:
+            return own(*args, **kwargs)
         return super(Decoupled, model).forward(*args, **kwargs)
     finally:
         if interfaces is not None:

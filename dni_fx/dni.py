@@ -87,7 +87,7 @@ class DNI(nn.Module):
     def mix(self) -> float:
         """The part of the true gradient in what goes up now: 1 while warming up."""
         now: Step = self.__dict__["now"]
-        if self.synthesizer.exact or now.exact or self._seen() < self.interface.warmup:
+        if self.synthesizer.exact or now.exact or self._is_warming():
             return 1.0
         return self.interface.mix
 
@@ -100,8 +100,10 @@ class DNI(nn.Module):
         """
         now: Step = self.__dict__["now"]
         mix = self.mix
-        if not (torch.is_grad_enabled() and value.requires_grad) or (mix == 1 and not self._learns(now)):
+        if not (torch.is_grad_enabled() and value.requires_grad):
             return value
+        if mix == 1 and not (self._learns(now) or self._is_warming()):
+            return value  # nobody has a use for a guess
         synthesis = self.synthesize((value.detach(),))
         return cast("Tensor", _Substitute.apply(self, synthesis, mix, value))
 
@@ -144,7 +146,7 @@ class DNI(nn.Module):
         return tuple(result)
 
     def regress(self, synthesis: Synthesis, true: Sequence[Tensor | None]) -> None:
-        """Collect the gradient of mean((guess - true)²) for the learner; a target that is not finite is skipped.
+        """Collect the gradient of mean((guess - true)²) for the learner; targets not finite are skipped.
 
         Raises:
             StageError: this guess was regressed already.
@@ -155,7 +157,7 @@ class DNI(nn.Module):
                 "first one: run the forward pass again, or add the losses and call backward once."
             )
         synthesis.fired = True
-        if not (self._learns(None) or synthesis.record or self.interface.warmup):
+        if not (self._learns(None) or synthesis.record or self._is_warming()):
             return
         factor = synthesis.batch / synthesis.gradient_scale
         targets = [
@@ -170,7 +172,7 @@ class DNI(nn.Module):
         self._observe(squares)
         units = self._units().clamp_min(torch.finfo(torch.float32).tiny)
         with torch.enable_grad():
-            loss = synthesis.objective if synthesis.objective is not None else torch.zeros(())
+            loss = torch.zeros(()) if synthesis.objective is None else synthesis.objective
             for guess, target, unit in zip(synthesis.gradients, targets, units, strict=True):
                 wide = guess.to(_wide(guess))
                 loss = loss.to(wide) + (wide - target.to(wide.dtype) / unit.to(wide.dtype)).square().mean()
@@ -191,19 +193,19 @@ class DNI(nn.Module):
             return
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                before: Tensor | None = parameter.grad
+                parameter.grad = gradient if before is None else before + gradient
 
     def _learns(self, now: Step | None) -> bool:
         return any(True for _ in self.learner.parameters()) and not (now is not None and now.exact)
 
+    def _is_warming(self) -> bool:
+        return self._seen() < self.interface.warmup
+
     def _units(self) -> Tensor:
         """Root mean square of each value's targets, corrected for its start at zero; 0 before the first."""
-        correction = 1 - _MEMORY ** self._seen()
-        return (
-            (self.get_buffer("mean_square") / correction).sqrt()
-            if correction
-            else self.get_buffer("mean_square")
-        )
+        correction = 1 - _MEMORY ** max(self._seen(), 1)
+        return (self.get_buffer("mean_square") / correction).sqrt()
 
     def _observe(self, squares: Tensor) -> None:
         mean_square = self.get_buffer("mean_square")
@@ -226,8 +228,8 @@ class _Substitute(torch.autograd.Function):
 
     @staticmethod
     def forward(dni: DNI, synthesis: Synthesis, mix: float, *values: Tensor) -> Any:
-        views = tuple(value.view_as(value) for value in values)
-        return views if len(views) > 1 else views[0]
+        first, *rest = [value.view_as(value) for value in values]
+        return (first, *rest) if rest else first
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

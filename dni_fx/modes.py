@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def training_mode(model: nn.Module) -> Generator[None]:
-    """A model that is in eval mode is in train mode inside; one in train mode stays as it is, part by part."""
+    """A model in eval mode is in train mode inside; one in train mode stays as it is, part by part."""
     with kept_modes(model):
         if not model.training:
             model.train()

@@ -81,7 +81,7 @@ class _Release(torch.autograd.Function):
 def _backward(
     leaving: Sequence[Tensor], upward: Sequence[Tensor | None], wanted: Sequence[Tensor]
 ) -> Sequence[Tensor | None]:
-    """Gradients of `wanted` when `upward` arrives at `leaving`. Hooks on `wanted` do not run: they run later."""
+    """Gradients of `wanted` when `upward` arrives at `leaving`. Hooks on `wanted` wait: they run later."""
     known = [(value, up) for value, up in zip(leaving, upward, strict=True) if value.requires_grad]
     if not known or not wanted:
         return [None] * len(wanted)

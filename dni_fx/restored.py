@@ -98,7 +98,7 @@ def plant(tree: nn.Module, program: ExportedProgram, order: Sequence[str] = ()) 
         path, _, leaf = name.rpartition(".")
         owner = _owner(tree, path)
         if name in parameters or isinstance(tensors[name], nn.Parameter):
-            owner.register_parameter(leaf, tensors[name])  # pyright: ignore[reportArgumentType]
+            owner.register_parameter(leaf, tensors[name])
         else:
             owner.register_buffer(leaf, tensors[name], persistent=name not in loose)
 

@@ -48,6 +48,7 @@ class Opened:
     context: str
     classes: int
     state: Mapping[str, torch.Tensor]
+    missing: str
 
 
 def inference_program(cut: Decoupled, call: Call) -> Exported:
@@ -99,7 +100,7 @@ def open_cut(path: str | os.PathLike[str]) -> Opened | Program:
             plant(tree, program, meta["order"])
         for name, parameter in tree.named_parameters(remove_duplicate=False):
             parameter.requires_grad_(name in meta["trainable"])
-        leaves = next(iter(read.programs.values())).example_inputs[0]
+        leaves = read.programs["eval"].example_inputs[0]  # pyright: ignore[reportOptionalSubscript]
         captures = {mode == "train": _capture(program, tree, meta) for mode, program in read.programs.items()}
         frontend = Saved(captures, form, meta["missing"])
         program = _finish(tree, frontend, Call(_typed(form, leaves), tuple(leaves)), meta["history"])
@@ -112,6 +113,7 @@ def open_cut(path: str | os.PathLike[str]) -> Opened | Program:
             meta["context"],
             meta["classes"],
             read.state,
+            meta["missing"],
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise FileError(

@@ -79,7 +79,7 @@ class Road:
 
 
 def road(tree: nn.Module, split: Split) -> Road:
-    """The stages of a split graph over the modules of `tree`, and when each value was read for the last time."""
+    """The stages of a split graph over the modules of `tree`, and when each value is read last."""
     stages = tuple(Stage(tree, part) for part in split.parts)
     last: dict[str, int] = {}
     for part in split.parts:

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,16 +84,8 @@ def fit(
         for number in range(1, epochs + 1):
             total = len(batches) if hasattr(batches, "__len__") else None  # pyright: ignore[reportArgumentType]
             task = bar.add_task(f"epoch {number}/{epochs}", total=total, said="")
-            done.append(
-                _epoch(
-                    cut,
-                    worker,
-                    batches,
-                    metrics,
-                    labels_as_context,
-                    lambda said: bar.update(task, advance=1, said=said),
-                )
-            )
+            tick = partial(bar.update, task, advance=1)
+            done.append(_epoch(cut, worker, batches, metrics, labels_as_context, tick))
             if not done[-1].steps:
                 again = (
                     "cannot be read a second time; pass a list or a DataLoader" if number > 1 else "are empty"
@@ -124,7 +117,7 @@ def _epoch(
     batches: Iterable[Any],
     metrics: Mapping[str, Metric],
     labels_as_context: bool,
-    tick: Callable[[str], None],
+    tick: Callable[..., None],
 ) -> Epoch:
     means, cosines, steps, start = _Means(), _Means(), 0, time.perf_counter()
     cutting_of(cut).step.record = True
@@ -137,7 +130,7 @@ def _epoch(
                 if dni.cosine is not None:
                     cosines.add(name, dni.cosine, 1)
             steps += 1
-            tick(f"loss {float(outcome.loss):.4f}" if steps % 10 == 1 else "")
+            tick(**({"said": f"loss {float(outcome.loss):.4f}"} if steps % 10 == 1 else {}))
     finally:
         cutting_of(cut).step.record = False
     found = means.all()
@@ -157,8 +150,8 @@ def _taken_apart(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
         inputs, target = batch
     except (TypeError, ValueError):
         raise StageError(
-            f"a batch is a pair (inputs, targets), and this one is a {type(batch).__name__}. inputs is a tensor, "
-            "a tuple of positional arguments, or a dictionary of keyword arguments."
+            f"a batch is a pair (inputs, targets), and this one is a {type(batch).__name__}. The inputs are "
+            "a tensor, a tuple of positional arguments, or a dictionary of keyword arguments."
         ) from None
     if isinstance(inputs, Mapping):
         return (), dict(inputs), target

@@ -192,7 +192,7 @@ def load(path: str | os.PathLike[str]) -> Decoupled:
         _cutting(found.program, found.plan, found.synthesizers, interface, found.context),
     )
     assert found.program.example is not None
-    if found.program.frontend.missing:
+    if found.missing:
         with eval_mode(cut), torch.no_grad():
             cutting_of(cut).graph(cut, found.program.example)
     else:
@@ -231,7 +231,7 @@ def boundaries(cut: Decoupled) -> dict[str, DNI]:
 
 
 def parameter_groups(cut: Decoupled) -> list[dict[str, Any]]:
-    """Parameter groups for one optimizer: one per stage, then one per synthesizer that has no optimizer of its own.
+    """Parameter groups for one optimizer: one per stage, then one per synthesizer without its own.
 
     A parameter that several stages read is in the group of the last of them. Synthesizers come only with
     `interface="dni:lr=0"`; otherwise they update themselves.
@@ -305,7 +305,7 @@ def _example(cut: Decoupled, inputs: Inputs | None) -> Call:
 
 
 def _program(model: nn.Module, frontend: str | FrontEnd) -> Program:
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise CaptureError(f"a model is a torch.nn.Module, and this is a {type(model).__name__}.")
     chosen = parse(frontend, FRONTENDS) if isinstance(frontend, str) else frontend
     return Program(detach(model), chosen, bare)

@@ -46,7 +46,7 @@ def set_anchors(graph: fx.Graph) -> None:
 
 
 def base_of(anchor: Anchor) -> Anchor:
-    """The anchor of the captured operation that a value is a part of: the value's own, but for graphs from files.
+    """The anchor of the captured operation that a value is a part of; but in graphs from files, its own.
 
     >>> base_of(Anchor("layers.0:chunk~.1"))
     'layers.0:chunk'
@@ -103,6 +103,8 @@ def _innermost(node: fx.Node) -> tuple[str, str]:
     key, (path, _) = list(stack.items())[-1]
     call = key.rpartition("@")[2] if "@" in key else ""
     path = str(path).partition("@")[0].removeprefix("L['self']").lstrip(".")
+    if path.startswith("_empty_nn_module_stack"):  # torch.export's name for an operation of its own
+        path = ""
     return path, f"@{call}" if call else ""
 
 

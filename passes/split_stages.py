@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
-from torch.fx.node import map_arg
 
 from passes.anchors import anchor_of
 from passes.boundary import boundaries
+from passes.dataflow import dataflow
 from passes.errors import PreconditionError
 from passes.plan import Plan
 from passes.values import value_of
@@ -71,10 +71,10 @@ def split_stages(gm: fx.GraphModule, plan: Plan) -> Split:
     names = {node: markers[node] if node in markers else str(node.name) for node in gm.graph.nodes}
     maker = _Splitter(plan, names, marks, set(output.all_input_nodes))
     parts = [maker.part(gm, index, computed) for index in range(len(plan))]
-    result = map_arg(output.args[0], lambda node: Name(names[node]))
+    result = _named(output.args[0], names)
     inputs = tuple(node.name for node in gm.graph.nodes if node.op == "placeholder")
     # A result that is a parameter itself is computed by nobody; the last stage hands it over.
-    return Split(tuple(parts), inputs, tuple(result), _in_order(computed))
+    return Split(tuple(parts), inputs, result, _in_order(gm))
 
 
 class _Splitter:
@@ -165,6 +165,12 @@ def _parameters(gm: fx.GraphModule, nodes: Iterable[fx.Node]) -> Iterable[str]:
     return seen
 
 
-def _in_order(computed: list[fx.Node]) -> bool:
-    stages = [node.meta["stage"] for node in computed if value_of(node).random or value_of(node).mutates]
-    return stages == sorted(stages)
+def _named(returned: Any, names: dict[fx.Node, str]) -> tuple[Any, ...]:
+    """What the graph returns, a flat list, with a name for each node."""
+    return tuple(Name(names[item]) if isinstance(item, fx.Node) else item for item in returned)
+
+
+def _in_order(gm: fx.GraphModule) -> bool:
+    flow = dataflow(gm)
+    stages = {node.name: node.meta["stage"] for node in gm.graph.nodes if "stage" in node.meta}
+    return all(stages[before] <= stages[name] for name in stages for before in flow.nodes[name]["follows"])

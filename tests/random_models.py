@@ -1,67 +1,80 @@
-"""Random models, and random plans for them."""
+"""Random models, and random plans for them, each from one number."""
 
+import random
 from operator import getitem, iadd
 
+import networkx as nx
 import torch
 from hypothesis import assume
-from hypothesis import strategies as st
 from torch import fx, nn
 
 import dni_fx
 from passes import Pipeline, Plan, PreconditionError
 from passes.anchors import anchor_of
+from passes.dataflow import dataflow, precedence
 from passes.mark_boundaries import MarkBoundaries
 
 WIDTH = 4
 _IN_PLACE = {torch.relu_, iadd}
 
 
-def planned(model, inputs, steps):
-    """A plan for the train graph, in which `steps` says where a value is in a later stage than what it reads.
+def planned(model, inputs, seed):
+    """A plan for the train graph, mostly of several stages.
 
-    A plan that splits a tuple from what unpacks it, or memory from its readers, is no example.
+    Half of the plans respect whatever must keep its order; the others only run no edge backwards. Of
+    those, one that splits a tuple from what unpacks it, or memory from its readers, is no example.
     """
+    draw = random.Random(seed)
     program = dni_fx.capture(model, inputs, frontend="symbolic")
-    (_, capture), *_ = program.captures
-    latest = {}
-    for i, node in enumerate(node for node in capture.graph.nodes if "anchor" in node.meta):
-        above = max((latest[source] for source in node.all_input_nodes if source in latest), default=0)
-        latest[node] = above + steps[i % len(steps)]
-    dense = {stage: i for i, stage in enumerate(sorted(set(latest.values())))}
-    plan = Plan({anchor_of(node): dense[stage] for node, stage in latest.items()})
+    gm = dni_fx.verbs.training_graph(program)
+    found = (_orderly if draw.random() < 0.5 else _loose)(gm, draw)
+    dense = {stage: i for i, stage in enumerate(sorted(set(found.values())))}
+    plan = Plan({anchor: dense[stage] for anchor, stage in found.items()})
     try:
-        Pipeline((MarkBoundaries(plan),)).run(capture.module(program.tree))
+        Pipeline((MarkBoundaries(plan),)).run(gm)
     except PreconditionError as error:
         assume("must stay in one stage" not in str(error))
         raise
     return plan
 
 
-def steps():
-    """Where a value begins a new stage: now and then."""
-    return st.lists(st.sampled_from([0, 0, 0, 1]), min_size=3, max_size=11)
+def _orderly(gm, draw):
+    flow = dataflow(gm)
+    units, stages = precedence(flow), {}
+    for unit in nx.lexicographical_topological_sort(units):
+        above = max((stages[other] for other in units.pred[unit]), default=0)
+        stages[unit] = above + (draw.random() < 0.3)
+    return {flow.nodes[name]["anchor"]: stages[u] for u in units for name in units.nodes[u]["members"]}
 
 
-@st.composite
-def models(draw):
+def _loose(gm, draw):
+    stages = {}
+    for node in gm.graph.nodes:
+        if "anchor" in node.meta:
+            above = max((stages[source] for source in node.all_input_nodes if source in stages), default=0)
+            stages[node] = above + (draw.random() < 0.3)
+    return {anchor_of(node): stage for node, stage in stages.items()}
+
+
+def made_up(seed):
     """A float64 model as an fx graph with one or two inputs and up to four outputs, and its inputs."""
-    sketch = _Sketch(draw)
-    for kind in draw(st.lists(st.sampled_from(sorted(_KINDS)), min_size=3, max_size=12)):
-        _KINDS[kind](sketch, sketch.pick())
+    sketch = _Sketch(random.Random(seed))
+    for _ in range(sketch.draw.randint(4, 14)):
+        sketch.draw.choice(_KINDS)(sketch, sketch.pick())
     return sketch.done(), sketch.inputs()
 
 
 class _Sketch:
     def __init__(self, draw):
         self.draw, self.root, self.graph = draw, nn.Module(), fx.Graph()
-        self.count = draw(st.integers(1, 2))
+        self.count = draw.randint(1, 2)
         self.values = [self.graph.placeholder(f"x{i}") for i in range(self.count)]
         self.root.weight = nn.Parameter(torch.ones(WIDTH))
         self.made = 0
         self.module(nn.Linear(WIDTH, WIDTH), self.values[0])
 
     def pick(self):
-        return self.draw(st.sampled_from(self.values))
+        return self.draw.choice(self.values[-5:] if self.draw.random() < 0.7 else self.values)
 
     def module(self, module, value):
         self.made += 1
@@ -93,7 +106,7 @@ class _Sketch:
     def done(self):
         computed = self.values[self.count :]
         unread = [value for value in computed if not value.users]
-        early = self.draw(st.lists(st.sampled_from(computed), max_size=2, unique=True))
+        early = self.draw.sample(computed, self.draw.choice([0, 0, 1]))
         self.graph.output(tuple(dict.fromkeys([*unread[-2:], computed[-1], *early])))
         self.graph.eliminate_dead_code(_is_kept)
         model = fx.GraphModule(self.root, self.graph)
@@ -108,19 +121,19 @@ def _is_kept(node):
     return node.op in {"placeholder", "output"} or node.target in _IN_PLACE
 
 
-_KINDS = {
-    "add": lambda sketch, value: sketch.call(torch.add, value, sketch.pick()),
-    "add in place": lambda sketch, value: sketch.call(iadd, sketch.call(torch.add, value, 1), sketch.pick()),
-    "detach": lambda sketch, value: sketch.detach(value),
-    "dropout": lambda sketch, value: sketch.module(nn.Dropout(0.5), value),
-    "frozen": lambda sketch, value: sketch.module(nn.Linear(WIDTH, WIDTH).requires_grad_(False), value),
-    "halves": lambda sketch, value: sketch.halves(value),
-    "linear": lambda sketch, value: sketch.module(nn.Linear(WIDTH, WIDTH), value),
-    "linear too": lambda sketch, value: sketch.module(nn.Linear(WIDTH, WIDTH), value),
-    "multiply": lambda sketch, value: sketch.call(torch.mul, value, sketch.pick()),
-    "norm": lambda sketch, value: sketch.module(nn.BatchNorm1d(WIDTH), value),
-    "relu in place": lambda sketch, value: sketch.call(torch.relu_, sketch.call(torch.add, value, 1)),
-    "tanh": lambda sketch, value: sketch.call(torch.tanh, value),
-    "tied": lambda sketch, value: sketch.again("m1", value),
-    "weight": lambda sketch, value: sketch.weigh(value),
-}
+_KINDS = [
+    lambda sketch, value: sketch.call(torch.add, value, sketch.pick()),
+    lambda sketch, value: sketch.call(iadd, sketch.call(torch.add, value, 1), sketch.pick()),
+    lambda sketch, value: sketch.detach(value),
+    lambda sketch, value: sketch.module(nn.Dropout(0.5), value),
+    lambda sketch, value: sketch.module(nn.Linear(WIDTH, WIDTH).requires_grad_(False), value),
+    lambda sketch, value: sketch.halves(value),
+    lambda sketch, value: sketch.module(nn.Linear(WIDTH, WIDTH), value),
+    lambda sketch, value: sketch.module(nn.Linear(WIDTH, WIDTH), value),
+    lambda sketch, value: sketch.call(torch.mul, value, sketch.pick()),
+    lambda sketch, value: sketch.module(nn.BatchNorm1d(WIDTH), value),
+    lambda sketch, value: sketch.call(torch.relu_, sketch.call(torch.add, value, 1)),
+    lambda sketch, value: sketch.call(torch.tanh, value),
+    lambda sketch, value: sketch.again("m1", value),
+    lambda sketch, value: sketch.weigh(value),
+]

@@ -20,7 +20,7 @@ OUTPUTS_EARLY = {
 }
 
 
-@pytest.mark.parametrize("factor", [0.0, -3.0, 1e6])
+@pytest.mark.parametrize("factor", [0.0, -3e5])
 @pytest.mark.parametrize("name", ZOO)
 def test_scaling_the_loss_changes_no_earlier_gradient(name, factor):
     cut, inputs = stirred_zoo(name, plan="balanced:stages=3")

@@ -54,6 +54,12 @@ class _Worker(Worker):
         call = call_of(signature_of(self.cut), args, kwargs)
         graph = cutting.graph(self.cut, call)
         self._refuse_mixing()
+        if not graph.road.split.in_order:
+            raise StageError(
+                "the local runtime runs stage after stage, and by this plan that would draw random "
+                "numbers or write to memory in another order than the model does. Use the backprop "
+                "runtime, or a plan that a policy has made."
+            )
         self._prepare(graph.road.stages)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -154,7 +160,7 @@ class _Pass:
         return dni.upward(self.guesses[name], (value,), (None,), 0)[0]
 
     def _finish(self, stage: Stage, leaves: dict[str, Tensor]) -> None:
-        """The stage has its gradients: update it, and teach the synthesizers that all readers have answered."""
+        """Update a stage that has its gradients; teach the synthesizers whose readers have all answered."""
         self.worker.update(stage)
         for name in [name for name, readers in self.consumers.items() if stage.index in readers]:
             gradient = leaves[name].grad if name in leaves else None

@@ -95,9 +95,9 @@ def test_a_runtime_that_unlocks_stages_refuses_true_gradients(how):
     with pytest.raises(StageError) as caught:
         dni_fx.train(cut, [(inputs, inputs[0])], loss=loss_of, runtime="local", progress=False)
     assert str(caught.value) == (
-        "the local runtime updates a stage before the true gradient is there, and these boundaries send it up: "
-        "layers_1, layers_3. Use the backprop runtime, or mix=0 and a synthesizer that learns; warmup=N sends "
-        "true gradients for a while."
+        "the local runtime updates a stage before the true gradient is there, and these boundaries send it "
+        "up: layers_1, layers_3. Use the backprop runtime, or mix=0 and a synthesizer that learns; warmup=N "
+        "sends true gradients for a while."
     )
 
 
@@ -142,8 +142,10 @@ def test_labels_reach_the_synthesizers(runtime):
         ([], "epoch 1 has no batch: the batches are empty."),
         (
             [torch.zeros(3, 6)],
-            "a batch is a pair (inputs, targets), and this one is a Tensor. inputs is a tensor, a tuple of "
-            "positional arguments, or a dictionary of keyword arguments.",
+            (
+                "a batch is a pair (inputs, targets), and this one is a Tensor. The inputs are a tensor, a tuple "
+                "of positional arguments, or a dictionary of keyword arguments."
+            ),
         ),
     ],
 )

@@ -213,8 +213,8 @@ def test_a_second_backward_is_refused():
     with pytest.raises(StageError) as caught:
         total.backward()
     assert str(caught.value) == (
-        "a second backward pass reached encoder_layers_0. Its synthetic gradient was used up by the first one: "
-        "run the forward pass again, or add the losses and call backward once."
+        "a second backward pass reached encoder_layers_0. Its synthetic gradient was used up by the first "
+        "one: run the forward pass again, or add the losses and call backward once."
     )
 
 

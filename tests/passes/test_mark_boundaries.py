@@ -131,8 +131,8 @@ def test_a_tuple_and_what_unpacks_it_stay_together():
     gm = captured("chunk-and-cat")
     plan = cut_after(gm, ":chunk")
     assert refusal(gm, plan) == (
-        "  * these must stay in one stage, since they share a tuple or write to one memory: :chunk (stage 0), "
-        ":getitem (stage 1), :getitem.1 (stage 1)"
+        "  * these must stay in one stage, since they share a tuple or write to one memory: :chunk (stage "
+        "0), :getitem (stage 1), :getitem.1 (stage 1)"
     )
 
 
