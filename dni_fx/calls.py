@@ -28,6 +28,10 @@ class Form:
     def __deepcopy__(self, memo: dict[int, Any]) -> Form:
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # torch warns about its own classes when it unpickles a tree's specification.
+        return form_of, (pytree.treespec_dumps(self.spec), self.constants, self.kinds, self.names)
+
     def rebuild(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments with `leaves` in the places of the tensors, in order."""
         fixed = dict(self.constants)
@@ -36,6 +40,16 @@ class Form:
         return pytree.tree_unflatten(
             [fixed[i] if i in fixed else next(rest) for i in range(total)], self.spec
         )
+
+
+def form_of(
+    spec: str,
+    constants: tuple[tuple[int, Any], ...],
+    kinds: tuple[tuple[torch.dtype, bool], ...],
+    names: tuple[str, ...],
+) -> Form:
+    """The form whose tree of arguments is written in `spec`, as `treespec_dumps` writes it."""
+    return Form(pytree.treespec_loads(spec), constants, kinds, names)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,14 @@ class Cutting:
         self.interfaces = Interfaces()
         self.instance_forward: Callable[..., Any] | None = None
         self.graphs: list[CutGraph] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"graphs": []}  # a pickled model makes them again at its next batch
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cutting:
+        twin = memo[id(self)] = object.__new__(Cutting)
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
 
     def forward(self, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
         """Run the cut graph for this call in train mode; the synthesizers learn from the step before."""

@@ -191,10 +191,11 @@ class DNI(nn.Module):
         if self.optimizer is not None:
             self.optimizer.collect(gradients)
             return
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                before: Tensor | None = parameter.grad
-                parameter.grad = gradient if before is None else before + gradient
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                waiting: list[Tensor | None] = [parameter.grad, gradient]
+                there = [each for each in waiting if each is not None]
+                parameter.grad = torch.stack(there).sum(0) if there else None
 
     def _learns(self, now: Step | None) -> bool:
         return any(True for _ in self.learner.parameters()) and not (now is not None and now.exact)

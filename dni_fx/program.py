@@ -13,7 +13,8 @@ import torch.utils._pytree as pytree
 from torch import fx, nn
 
 from dni_fx.calls import Call, Form
-from passes import Named
+from dni_fx.errors import CaptureError
+from passes import Named, PreconditionError
 from passes.anchors import set_anchors
 from passes.annotate_shapes import annotate
 from passes.boundary import CONTAINER
@@ -105,6 +106,9 @@ class Program:
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self  # a copy of a cut model is captured like the model itself
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"captures": []}  # captured again where they are needed
+
     def __str__(self) -> str:
         nodes = ", ".join(str(len(capture.graph.nodes)) for _, capture in self.captures)
         return f"Program of {type(self.tree).__name__}: graphs of {nodes or 'no'} nodes, by {self.frontend}"
@@ -124,8 +128,7 @@ class Program:
                 return capture
         with torch.random.fork_rng(devices=_devices(call)), torch.enable_grad():
             capture = self.frontend.capture(self.fresh(tree), call)
-            set_anchors(capture.graph)
-            _annotate(capture, self.fresh(tree), call)
+            annotate_capture(capture, self.fresh(tree), call)
         self.captures.append((key, capture))
         mode = "train" if tree.training else "eval"
         self.history += [f"{mode}: {note}" for note in capture.notes]
@@ -156,12 +159,23 @@ def _modules(tree: nn.Module) -> Iterator[nn.Module]:
             yield from child.modules()
 
 
-def _annotate(capture: Capture, tree: nn.Module, call: Call) -> None:
-    """Write anchors' companions, the values, on the nodes of the captured graph itself."""
+def annotate_capture(capture: Capture, tree: nn.Module, call: Call) -> None:
+    """Give every node of a capture its anchor and its `Value`, unless they are there already.
+
+    Raises:
+        CaptureError: the value of a node cannot be known without running the model on data.
+    """
+    if all("value" in node.meta for node in capture.graph.nodes if node.op != "output"):
+        return
+    set_anchors(capture.graph)
     module = capture.module(tree)
-    annotate(module, call.leaves)
+    try:
+        annotate(module, call.leaves)
+    except PreconditionError as error:
+        raise CaptureError(str(error)) from error
     for node, twin in zip(capture.graph.nodes, module.graph.nodes, strict=True):
-        node.meta["value"] = twin.meta["value"]
+        if "value" in twin.meta:
+            node.meta["value"] = twin.meta["value"]
 
 
 def _devices(call: Call) -> list[int]:

@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 
-from dni_fx.calls import Call, call_of
+from dni_fx.assembly import (
+    Inputs,
+    cut_graph,
+    cutting_for,
+    example_call,
+    example_of,
+    prepare,
+    program_of,
+    training_graph,
+)
 from dni_fx.checks import Report, check
-from dni_fx.cutting import CutGraph, Cutting
-from dni_fx.decoupled import Decoupled, attach, bare, cutting_of, detach, dnis
+from dni_fx.decoupled import Decoupled, attach, cutting_of, detach, dnis
 from dni_fx.dni import DNI
-from dni_fx.errors import CaptureError, DniError, FileError
+from dni_fx.errors import FileError
 from dni_fx.exporters import EXPORTERS
 from dni_fx.exporters.base import Exporter, Written
-from dni_fx.fill import Choice, fill
-from dni_fx.frontends import FRONTENDS
 from dni_fx.interface import INTERFACES, Interface
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.policies import POLICIES, Policy
-from dni_fx.program import FrontEnd, Program, signature_of
+from dni_fx.program import FrontEnd, Program
 from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Runtime
 from dni_fx.saving import inference_program, open_cut
 from dni_fx.saving import save as write_cut
 from dni_fx.stage import Stage
-from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
+from dni_fx.synthesizers import Synthesizer
 from dni_fx.trainer import Metric, Training, fit
 from passes import Plan, parse
 from passes.dataflow import dataflow
-
-Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
-"""An example of what the model is called with: a tensor, positional arguments, or keyword arguments."""
 
 DEFAULT_PLAN = "balanced:stages=2"
 
@@ -50,7 +53,7 @@ def capture(model: nn.Module, inputs: Inputs, *, frontend: str | FrontEnd = "aut
     """
     if isinstance(model, Decoupled):
         model = detach(model)
-    program = _program(model, frontend)
+    program = program_of(model, frontend)
     program.example = example_call(program.tree, inputs)
     with training_mode(program.tree):
         program.capture(program.tree, program.example)
@@ -90,10 +93,10 @@ def decouple(
         SynthesizerError: a synthesizer cannot fill a boundary.
         UnknownNameError, SpecError: a text form names nothing, or cannot be read.
     """
-    program = model if isinstance(model, Program) else _program(model, frontend)
+    program = model if isinstance(model, Program) else program_of(model, frontend)
     if inputs is not None:
         program.example = example_call(program.tree, inputs)
-    cut = attach(detach(program.tree), _cutting(program, plan, synthesizer, interface, context))
+    cut = attach(detach(program.tree), cutting_for(program, plan, synthesizer, interface, context))
     if program.example is not None:
         prepare(cut, program.example)
     return cut
@@ -103,9 +106,9 @@ def decouple_(model: nn.Module, inputs: Inputs | None = None, **options: Any) ->
     """Like `decouple`, but the model itself becomes the drop-in and is returned."""
     frontend = options.pop("frontend", "auto")
     choices = {"plan": DEFAULT_PLAN, "synthesizer": "auto", "interface": "dni", "context": ""} | options
-    program = _program(model, frontend)
+    program = program_of(model, frontend)
     program.example = example_call(model, inputs) if inputs is not None else None
-    cut = attach(model, _cutting(program, **choices))
+    cut = attach(model, cutting_for(program, **choices))
     if program.example is not None:
         prepare(cut, program.example)
     return cut
@@ -145,7 +148,7 @@ def verify(cut: Decoupled, inputs: Inputs | None = None) -> Report:
     Raises:
         DniError: there is no example.
     """
-    return check(cut, _example(cut, inputs))
+    return check(cut, example_of(cut, inputs))
 
 
 def export(
@@ -162,7 +165,7 @@ def export(
         FileError: the path cannot be written.
     """
     chosen = parse(exporter, EXPORTERS) if isinstance(exporter, str) else exporter
-    return chosen.write(inference_program(cut, _example(cut, inputs)).program, Path(path))
+    return chosen.write(inference_program(cut, example_of(cut, inputs)).program, Path(path))
 
 
 def save(cut: Decoupled, path: str | os.PathLike[str]) -> None:
@@ -189,7 +192,7 @@ def load(path: str | os.PathLike[str]) -> Decoupled:
     interface = replace(parse(found.interface, INTERFACES), classes=found.classes)
     cut = attach(
         detach(found.program.tree),
-        _cutting(found.program, found.plan, found.synthesizers, interface, found.context),
+        cutting_for(found.program, found.plan, found.synthesizers, interface, found.context),
     )
     assert found.program.example is not None
     if found.missing:
@@ -247,96 +250,3 @@ def parameter_groups(cut: Decoupled) -> list[dict[str, Any]]:
     groups += [{"params": unused, "name": "unused"}] if unused else []
     free = [(name, dni) for name, dni in dnis(cut).items() if dni.optimizer is None]
     return groups + [{"params": list(dni.learner.parameters()), "name": f"dni.{name}"} for name, dni in free]
-
-
-def cut_graph(cut: Decoupled) -> CutGraph:
-    """The training graph that a drop-in was cut by.
-
-    Raises:
-        DniError: the model has seen no batch yet.
-    """
-    if not cutting_of(cut).graphs:
-        raise DniError(
-            "this model is not cut yet: it waits for its first batch in train mode. Run one, or give "
-            "decouple() an example of the model's inputs."
-        )
-    return cutting_of(cut).graphs[0]
-
-
-def example_call(model: nn.Module, inputs: Inputs) -> Call:
-    """The call of a model that an example stands for.
-
-    Raises:
-        CaptureError: the example does not fit the model's forward.
-    """
-    args: Sequence[Any] = (
-        (inputs,) if isinstance(inputs, Tensor) else () if isinstance(inputs, Mapping) else inputs
-    )
-    kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
-    try:
-        return call_of(signature_of(model), args, kwargs)
-    except TypeError as error:
-        raise CaptureError(f"the example does not fit {type(model).__name__}.forward: {error}") from None
-
-
-def training_graph(program: Program) -> fx.GraphModule:
-    """The annotated training graph of a captured program.
-
-    Raises:
-        DniError: nothing was captured yet.
-    """
-    if program.example is None:
-        raise DniError("this program has no graph yet: give capture() an example of the model's inputs.")
-    with training_mode(program.tree):
-        return program.capture(program.tree, program.example).module(program.tree)
-
-
-def prepare(cut: Decoupled, call: Call) -> None:
-    """Capture and cut the training graph of a drop-in for calls like this one."""
-    with training_mode(cut), torch.enable_grad():
-        cutting_of(cut).graph(cut, call)
-
-
-def _example(cut: Decoupled, inputs: Inputs | None) -> Call:
-    call = example_call(cut, inputs) if inputs is not None else cutting_of(cut).program.example
-    if call is None:
-        raise DniError("an example of the model's inputs is needed: it was decoupled without one.")
-    return call
-
-
-def _program(model: nn.Module, frontend: str | FrontEnd) -> Program:
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise CaptureError(f"a model is a torch.nn.Module, and this is a {type(model).__name__}.")
-    chosen = parse(frontend, FRONTENDS) if isinstance(frontend, str) else frontend
-    return Program(detach(model), chosen, bare)
-
-
-def _cutting(
-    program: Program,
-    plan: str | Policy | Plan,
-    synthesizer: str | Synthesizer | Mapping[str, str | Synthesizer],
-    interface: str | Interface,
-    context: str,
-) -> Cutting:
-    policy = parse(plan, POLICIES) if isinstance(plan, str) else plan
-    chosen = parse(interface, INTERFACES) if isinstance(interface, str) else interface
-    choice: Choice
-    if isinstance(synthesizer, Mapping):
-        choice = {pattern: _synthesizer(each) for pattern, each in synthesizer.items()}
-    else:
-        choice = _synthesizer(synthesizer)
-    return Cutting(
-        program,
-        policy if isinstance(policy, Plan) else partial(_plan_graph, policy),
-        partial(fill, choice, chosen),
-        chosen.classes,
-        context,
-    )
-
-
-def _synthesizer(choice: str | Synthesizer) -> Synthesizer:
-    return parse(choice, SYNTHESIZERS) if isinstance(choice, str) else choice
-
-
-def _plan_graph(policy: Policy, gm: fx.GraphModule) -> Plan:
-    return policy.plan(dataflow(gm))

@@ -20,6 +20,10 @@ cut = dni_fx.decouple(program, plan=plan, synthesizer="linear")
 print(f"boundaries after {', '.join(dni_fx.boundaries(cut))}")
 
 batches = list(zip(x_train.split(64), y_train.split(64), strict=True))
-print(dni_fx.train(cut, batches, loss=F.cross_entropy, runtime="local", epochs=options.epochs, labels_as_context=True))
+print(
+    dni_fx.train(
+        cut, batches, loss=F.cross_entropy, runtime="local", epochs=options.epochs, labels_as_context=True
+    )
+)
 found = dni_fx.evaluate(dni_fx.recouple(cut), [(x_test, y_test)], {"accuracy": dni_fx.accuracy})
 print(f"test accuracy without the synthesizers: {found['accuracy']:.3f}")

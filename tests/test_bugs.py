@@ -2,11 +2,13 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 import dni_fx
 from dni_fx.decoupled import detach
+from dni_fx.errors import CaptureError
 from tests.equality import assert_same, seeded
 from tests.stirred import stirred_zoo
 from tests.zoo import made
@@ -62,3 +64,41 @@ def test_cut_in_a_sequential_the_synthesizers_are_no_layer():
     cut = dni_fx.decouple(model, (x,))
     assert_same(seeded(cut.eval(), (x,)), seeded(model.eval(), (x,)))
     assert list(dict(cut.named_children())) == ["0", "1", "2", "dni"]
+
+
+def test_a_child_with_a_name_that_fx_needs_is_refused_by_name():
+    """`fx.GraphModule` has a `graph` of its own; assigning ours over it ended in a TypeError of fx."""
+    model = nn.Module()
+    model.graph = nn.Linear(6, 6)
+    model.forward = lambda x: model.graph(x)
+    with pytest.raises(CaptureError, match=r"it has a child called 'graph', and torch.fx needs that name"):
+        dni_fx.capture(model, torch.zeros(2, 6))
+
+
+def test_code_that_depends_on_data_is_refused_by_every_front_end_in_one_message():
+    """The whole submodule was captured, and its shapes were asked for only after the choice was made."""
+
+    class Branches(nn.Module):
+        def forward(self, x):
+            return x if bool(x.sum() > 0) else -x
+
+    model = nn.Sequential(nn.Linear(6, 6), Branches(), nn.Linear(6, 2))
+    with pytest.raises(CaptureError) as caught:
+        dni_fx.capture(model, torch.zeros(2, 6))
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()[1:] if line.startswith("  * ")] == [
+        "  * symbolic",
+        "  * export",
+    ]
+
+
+def test_a_pickled_drop_in_goes_on_where_it_was(tmp_path):
+    """Its class is made at run time, and its graphs are compiled functions: neither can be pickled."""
+    cut, (x,) = stirred_zoo("chain", plan="bottleneck")
+    torch.save(cut, tmp_path / "cut.pt")
+    again = torch.load(tmp_path / "cut.pt", weights_only=False)
+    results = []
+    for each in (cut, again):
+        each.zero_grad()
+        each(x).sum().backward()
+        results.append({name: p.grad for name, p in each.named_parameters()})
+    assert_same(*results)

@@ -72,7 +72,7 @@ def test_in_eval_mode_gradients_are_exact_whatever_fills_the_boundaries(name):
     assert_same({key: value for key, value in ours.items() if not key.startswith("dni.")}, theirs)
 
 
-@pytest.mark.parametrize("name", sorted(set(ZOO) - {"modes-differ"}))
+@pytest.mark.parametrize("name", sorted(ZOO))
 def test_verify_agrees(name):
     _, cut, inputs = cut_of(name, "balanced:stages=3")
     report = dni_fx.verify(cut, inputs)

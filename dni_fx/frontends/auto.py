@@ -14,7 +14,7 @@ from dni_fx.calls import Call
 from dni_fx.errors import CaptureError
 from dni_fx.frontends.export import Export
 from dni_fx.frontends.symbolic import Symbolic, first_line
-from dni_fx.program import Capture, FrontEnd
+from dni_fx.program import Capture, FrontEnd, annotate_capture
 from passes.code import compile_graph
 from passes.shell import shell
 
@@ -37,11 +37,13 @@ class Auto(FrontEnd):
     def capture(self, model: nn.Module, call: Call) -> Capture:
         said: list[str] = []
         coarse: Capture | None = None
+        wanted = _run(model, call) if self.check else None
         for frontend in (Symbolic(), Export()):
             try:
                 found = frontend.capture(shell(model, replace=lambda tensor: tensor), call)
-                if self.check:
-                    _check(found, model, call)
+                if wanted is not None:
+                    _compare(found, model, call, *wanted)
+                annotate_capture(found, shell(model, replace=lambda tensor: tensor), call)
             except CaptureError as error:
                 said.append(f"{frontend}: {error}")
                 continue
@@ -71,28 +73,44 @@ def _too_heavy(graph: fx.Graph, model: nn.Module) -> str:
     return ""
 
 
-def _check(capture: Capture, model: nn.Module, call: Call) -> None:
-    """Compare the graph with the model on the example; neither run leaves a trace."""
+def _run(model: nn.Module, call: Call) -> tuple[list[Any], pytree.TreeSpec]:
+    """What the model itself returns for the example; the run leaves no trace.
 
-    def private() -> nn.Module:
-        return shell(model, replace=lambda t: t if isinstance(t, nn.Parameter) else t.clone())
-
-    seed = torch.get_rng_state()
+    Raises:
+        CaptureError: it fails.
+    """
     args, kwargs = call.form.rebuild([leaf.clone() for leaf in call.leaves])
+    seed = torch.get_rng_state()
     try:
-        wanted = private()(*args, **kwargs)
+        return pytree.tree_flatten(_private(model)(*args, **kwargs))
     except Exception as error:  # the model's own code runs here and may raise anything
         raise CaptureError(
-            f"the model itself fails on the example: {type(error).__name__}: {first_line(error)}"
+            f"{type(model).__name__} itself fails on the example: {type(error).__name__}: {first_line(error)}"
         ) from error
-    torch.set_rng_state(seed)
-    tree = private()
+    finally:
+        torch.set_rng_state(seed)
+
+
+def _compare(
+    capture: Capture, model: nn.Module, call: Call, wanted: list[Any], spec: pytree.TreeSpec
+) -> None:
+    """Compare the graph with what the model returned.
+
+    Raises:
+        CaptureError: they differ.
+    """
+    tree = _private(model)
     capture.install(tree)
+    seed = torch.get_rng_state()
     outputs = compile_graph(capture.graph)(tree, *[leaf.clone() for leaf in call.leaves])
     torch.set_rng_state(seed)
-    flat, spec = pytree.tree_flatten(wanted)
-    if spec != capture.out_spec or not all(map(_same, flat, outputs)):
+    if spec != capture.out_spec or not all(map(_same, wanted, outputs)):
         raise CaptureError("the captured graph computes something else than the model on the example")
+
+
+def _private(model: nn.Module) -> nn.Module:
+    """A copy of the model with buffers of its own, which a run may write to."""
+    return shell(model, replace=lambda t: t if isinstance(t, nn.Parameter) else t.clone())
 
 
 def _same(a: Any, b: Any) -> bool:

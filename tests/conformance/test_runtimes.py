@@ -143,8 +143,8 @@ def test_labels_reach_the_synthesizers(runtime):
         (
             [torch.zeros(3, 6)],
             (
-                "a batch is a pair (inputs, targets), and this one is a Tensor. The inputs are a tensor, a tuple "
-                "of positional arguments, or a dictionary of keyword arguments."
+                "a batch is a pair (inputs, targets), and this one is a Tensor. The inputs are a tensor, "
+                "a tuple of positional arguments, or a dictionary of keyword arguments."
             ),
         ),
     ],

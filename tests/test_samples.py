@@ -1,0 +1,87 @@
+"""Samples are short, import little and run."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import dni_fx
+
+FOLDER = Path(__file__).parents[1] / "samples"
+SAMPLES = sorted(FOLDER.glob("*.py"))
+MAY_IMPORT = {"dni_fx", "torch", "numpy", "sklearn", "argparse", "pathlib"}
+
+each = pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+
+
+def executed(sample, folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
+    command = [sys.executable, str(sample), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout
+
+
+@each
+def test_a_sample_is_under_60_lines(sample):
+    assert len(sample.read_text("utf-8").splitlines()) < 60
+
+
+@each
+def test_a_sample_imports_only_the_library_torch_and_its_data(sample):
+    found = set()
+    for node in ast.walk(ast.parse(sample.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    packages = {name.partition(".")[0] for name in found}
+    assert packages <= MAY_IMPORT | {path.stem for path in SAMPLES}
+    assert "dni_fx" in packages or sample.stem == "nets"
+    assert not any(name.startswith("dni_fx.") for name in found)  # the verbs are enough
+
+
+def test_digits_prints_one_table_and_writes_the_files_that_it_names(tmp_path):
+    printed = executed(FOLDER / "digits.py", tmp_path, "--epochs", "1", "--out", "here")
+    table = re.findall(r"^(backprop|last stage only|DNI|cDNI) +([\d.]+) +([\d.]+)$", printed, re.MULTILINE)
+    assert [row for row, *_ in table] == ["backprop", "last stage only", "DNI", "cDNI"]
+    assert all(0 < float(cell) <= 100 for _, *cells in table for cell in cells)
+    named = re.search(r"^wrote (\S+) and (\S+)$", printed, re.MULTILINE)
+    assert {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "here").iterdir()} == set(
+        named.groups()
+    )
+    cut = dni_fx.load(tmp_path / named[1]).eval()
+    assert cut(torch.zeros(5, 64)).shape == (5, 10)
+
+
+def test_local_reports_each_epoch_and_an_accuracy_far_above_chance(tmp_path):
+    printed = executed(FOLDER / "local.py", tmp_path, "--epochs", "2")
+    assert printed.count("\nepoch ") == 2
+    assert float(printed.split()[-1]) > 0.5
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("net", ["MLP", "residual"])
+def test_a_net_cut_everywhere_comes_within_3_points_of_backprop_with_labels(net):
+    script = (
+        f"import digits\nfor way in ('backprop', 'cDNI'):\n model = digits.train({net!r}, way, 0, 20)\n"
+        " print(float((model(digits.X_TEST).argmax(1) == digits.Y_TEST).float().mean()))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (FOLDER, FOLDER.parent)))}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    backprop, cut = map(float, done.stdout.split())
+    assert backprop > 0.95
+    assert cut > backprop - 0.03
