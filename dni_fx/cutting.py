@@ -42,6 +42,10 @@ class Interfaces(nn.Module):
             self._waiting = {key: value for key, value in self._waiting.items() if key not in mine}
 
     @override
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination |= {f"{prefix}{key}": value for key, value in self._waiting.items()}
+
+    @override
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
@@ -180,11 +184,11 @@ class Cutting:
     def _fill(self, tree: nn.Module, specs: tuple[BoundarySpec, ...]) -> None:
         filled = self.filled()
         new = [spec for spec in specs if spec.name not in filled]
-        if filled and new and self.graphs:
+        if new and filled and not tree.training:
             names = ", ".join(spec.name for spec in new)
             raise PlanError(
-                f"in this mode other values cross the cuts ({names}) than where the model was first captured "
-                f"({', '.join(filled)}): it computes something else inside of them. Cut after whole modules."
+                f"in eval mode other values cross the cuts ({names}) than in train mode "
+                f"({', '.join(filled)}): the model computes something else there. Cut after whole modules."
             )
         like = next((p for p in tree.parameters() if p.is_floating_point()), None)
         for spec in new:

@@ -14,7 +14,7 @@ https://arxiv.org/abs/1608.05343. This file and `release.py` are the two that be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -50,9 +50,10 @@ class Step:
 
 @dataclass
 class Synthesis:
-    """One guess: per-sample gradients in units of their root mean square, and what they were made for."""
+    """One guess: per-sample gradients, the units that they are in, and what they were made for."""
 
     gradients: tuple[Tensor, ...]
+    units: Tensor
     objective: Tensor | None
     batch: int
     gradient_scale: float
@@ -74,14 +75,14 @@ class DNI(nn.Module):
         self.spec = spec
         self.interface = interface
         self.synthesizer = synthesizer
-        learner = synthesizer.build(spec)
-        self.learner = learner
-        self.optimizer = Adam(learner.parameters(), interface.lr) if interface.lr else None
+        self.learner = synthesizer.build(spec)
+        self.optimizer = Adam(self.learner.parameters(), interface.lr) if interface.lr else None
         self.register_buffer("mean_square", torch.zeros(len(spec.values)))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.cosine: Tensor | None = None
         self.__dict__["now"] = step  # shared by all DNIs of a model
         self._count: int | None = None
+        self._apply(lambda tensor: tensor)  # a learner for half precision is kept in full precision, too
 
     @property
     def mix(self) -> float:
@@ -123,7 +124,9 @@ class DNI(nn.Module):
                     f"returned {tuple(gradient.shape)} for a value of shape {tuple(value.shape)}. "
                     "A gradient has the shape of its value."
                 )
-        return Synthesis(guess.gradients, guess.objective, now.batch, now.gradient_scale, now.record)
+        return Synthesis(
+            guess.gradients, self._units(), guess.objective, now.batch, now.gradient_scale, now.record
+        )
 
     def upward(
         self, synthesis: Synthesis, values: Sequence[Tensor], true: Sequence[Tensor | None], mix: float
@@ -138,8 +141,10 @@ class DNI(nn.Module):
         bound = self.interface.clip
         factor = (1 - mix) * self.interface.scale * synthesis.gradient_scale / synthesis.batch
         result: list[Tensor] = []
-        for guess, value, exact, unit in zip(synthesis.gradients, values, true, self._units(), strict=True):
-            guess = guess.detach()
+        for guess, value, exact, unit in zip(synthesis.gradients, values, true, synthesis.units, strict=True):
+            guess = guess.detach().to(
+                _wide(guess)
+            )  # a mean loss makes gradients too small for half precision
             guess = guess.clamp(-bound, bound) if bound else guess
             up = (guess * (unit * factor).to(guess.dtype)).to(value.dtype)
             result.append(up if mix == 0 or exact is None else up + mix * exact)
@@ -222,6 +227,16 @@ class DNI(nn.Module):
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._count = None
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DNI:
+        """Move with the model, but learn in float32 at least: squares of gradients vanish in less."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved.to(_wide(moved)) if moved.is_floating_point() else moved
+
+        return super()._apply(kept, recurse)
 
 
 class _Substitute(torch.autograd.Function):

@@ -10,7 +10,7 @@ torch.set_num_threads(1)  # nets this small lose more by sharing a step among th
 
 
 def digits() -> list[Tensor]:
-    """Images of handwritten digits, (samples, 64) in [0, 1], to train and to test on, then the labels of both."""
+    """Handwritten digits: images (samples, 64) in [0, 1] to train and to test on, then the labels of both."""
     data = load_digits()
     images = (data.data / 16).astype("float32")
     parts = train_test_split(images, data.target, test_size=450, random_state=0, stratify=data.target)

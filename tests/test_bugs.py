@@ -102,3 +102,37 @@ def test_a_pickled_drop_in_goes_on_where_it_was(tmp_path):
         each(x).sum().backward()
         results.append({name: p.grad for name, p in each.named_parameters()})
     assert_same(*results)
+
+
+def test_synthesizers_of_a_half_precision_model_learn_in_full_precision():
+    """The squares of per-sample gradients underflowed, and Adam divided by nothing."""
+    model, (x,) = made("chain")
+    cut = dni_fx.decouple(model, (x,), plan="bottleneck", synthesizer="linear").to(torch.bfloat16)
+    for _ in range(3):
+        (cut(x.bfloat16()) * 1e-6).sum().backward()
+    (dni,) = dni_fx.boundaries(cut).values()
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert not {t.dtype for t in dni.state_dict().values()} & {torch.bfloat16}
+    assert dni.mean_square > 0
+    assert all(t.isfinite().all() for t in dni.state_dict().values())
+
+
+def test_state_that_waits_for_the_first_batch_is_saved_again():
+    """A checkpoint of a model that had loaded one, and had not run yet, lost the synthesizers."""
+    model, (x,) = made("chain")
+    state = dni_fx.decouple(model, (x,), plan="bottleneck").state_dict()
+    lazy = dni_fx.decouple(model, plan="bottleneck")
+    lazy.load_state_dict(state)
+    assert_same(dict(lazy.state_dict()), dict(state))
+
+
+def test_layers_unfrozen_after_the_cut_get_boundaries_of_their_own():
+    """The graph of the unfrozen model crosses at values that carried no gradient before: it was refused."""
+    model, (x,) = made("chain")
+    plan = dni_fx.plan(dni_fx.capture(model, (x,)), "at:after=layers.0+layers.1")
+    model.layers[0].requires_grad_(False)
+    cut = dni_fx.decouple(model, (x,), plan=plan)
+    before = set(dni_fx.boundaries(cut))
+    model.layers[0].requires_grad_(True)
+    assert_same(seeded(cut, (x,)), seeded(model, (x,)))
+    assert before < set(dni_fx.boundaries(cut))
