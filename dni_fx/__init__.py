@@ -5,6 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import passes
+
+if not hasattr(passes, "BoundarySpec"):
+    raise ImportError(
+        f"dni_fx needs its own package `passes`, and another one comes first on the path: {passes.__file__}. "
+        "Rename that one, or run from another folder."
+    )
+
 from dni_fx import marker as marker  # registers the operator that files hold
 
 if TYPE_CHECKING:
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
     from dni_fx.verbs import decouple_ as decouple_
     from dni_fx.verbs import export as export
     from dni_fx.verbs import load as load
+    from dni_fx.verbs import load_program as load_program
     from dni_fx.verbs import parameter_groups as parameter_groups
     from dni_fx.verbs import plan as plan
     from dni_fx.verbs import recouple as recouple
@@ -31,8 +40,8 @@ if TYPE_CHECKING:
     from passes import Plan as Plan
 
 _VERBS = (
-    "boundaries capture decouple decouple_ export load parameter_groups plan recouple save stages "
-    "train verify"
+    "boundaries capture decouple decouple_ export load load_program parameter_groups plan recouple save "
+    "stages train verify"
 )
 # Names are imported when they are first used, so that `import dni_fx` costs little more than torch.
 _HOME = {name: "dni_fx.verbs" for name in _VERBS.split()} | {

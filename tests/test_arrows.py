@@ -50,6 +50,7 @@ DOCUMENTED = [
     "evaluate",
     "export",
     "load",
+    "load_program",
     "parameter_groups",
     "plan",
     "recouple",
@@ -73,3 +74,13 @@ def test_no_other_name_is_offered():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"^module 'dni_fx' has no attribute 'decuple'$"):
         dni_fx.decuple  # noqa: B018
+
+
+def test_a_package_of_the_same_name_that_comes_first_is_named(tmp_path):
+    (tmp_path / "passes.py").write_text("")
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import dni_fx"
+    failed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert failed.stderr.splitlines()[-1] == (
+        "ImportError: dni_fx needs its own package `passes`, and another one comes first on the path: "
+        f"{tmp_path / 'passes.py'}. Rename that one, or run from another folder."
+    )
