@@ -9,11 +9,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+
+from dni_fx.errors import CaptureError
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, range, Enum, torch.dtype, torch.device)
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,18 @@ def call_of(signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str,
 
     Raises:
         TypeError: the arguments do not fit the signature.
+        CaptureError: an argument is neither tensors nor a plain value.
     """
     bound = signature.bind(*args, **kwargs)
     flat, spec = pytree.tree_flatten((bound.args, bound.kwargs))
     tensors = [item for item in flat if isinstance(item, Tensor)]
     constants = tuple((i, item) for i, item in enumerate(flat) if not isinstance(item, Tensor))
+    if odd := [item for _, item in constants if not isinstance(item, _PLAIN)]:
+        raise CaptureError(
+            f"cannot capture a call that passes a {type(odd[0]).__name__}: what is in it would be fixed for "
+            "ever. Pass tensors, plain values, and lists, tuples or dictionaries of them; a class of your "
+            "own can be registered with torch.utils._pytree.register_pytree_node."
+        )
     kinds = tuple((tensor.dtype, tensor.requires_grad) for tensor in tensors)
     return Call(Form(spec, constants, kinds, _names(signature, bound)), tuple(tensors))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import is_
 from typing import Any
 
 import torch.utils._pytree as pytree
@@ -14,7 +15,7 @@ from typing_extensions import override
 from dni_fx.calls import Call, call_of
 from dni_fx.dni import DNI, Step
 from dni_fx.errors import DniError, PlanError
-from dni_fx.program import Capture, Key, Program, key_of, signature_of
+from dni_fx.program import Capture, Key, Program, key_of, modules_of, signature_of
 from dni_fx.release import release
 from dni_fx.stage import Road, road
 from passes import BoundarySpec, Pipeline, Plan, boundaries
@@ -49,11 +50,10 @@ class Interfaces(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        filled = dict(self.named_children())
-        for key, value in state_dict.items():
-            name = key.removeprefix(prefix)
-            if key.startswith(prefix) and name.partition(".")[0] not in filled:
-                self._waiting[name] = value
+        if dict(self.named_children()):
+            return super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._waiting |= {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        return None
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,14 @@ class CutGraph:
     """One graph of the model with its cuts: whole, and stage by stage."""
 
     key: Key
+    modules: list[nn.Module]
     capture: Capture
     marked: Marked
     road: Road
+
+    def is_bound_to(self, modules: list[nn.Module]) -> bool:
+        """Whether its stages run on these very modules: a layer may have been replaced since."""
+        return len(self.modules) == len(modules) and all(map(is_, self.modules, modules))
 
 
 class Cutting:
@@ -127,7 +132,7 @@ class Cutting:
             outputs = graph.marked.whole(tree, *call.leaves)
         return pytree.tree_unflatten(outputs, graph.capture.out_spec)
 
-    def begin(self, call: Call, context: Tensor | None) -> None:
+    def begin(self, call: Call, context: Any) -> None:
         """Start a training step: the learners take the update that waits, and hear of the new batch."""
         for dni in self.filled().values():
             dni.step()
@@ -140,6 +145,8 @@ class Cutting:
                     f"{', '.join(named)}."
                 )
             context = named[self.context]
+        if not (context is None or isinstance(context, Tensor)):
+            raise DniError(f"dni_context is a tensor, and this is a {type(context).__name__}.")
         self.step.context = context
 
     def filled(self) -> dict[str, DNI]:
@@ -153,7 +160,8 @@ class Cutting:
             CaptureError: no front-end can capture the model.
             PlanError: the graph cannot be cut as asked.
         """
-        key = key_of(tree, call)
+        key, modules = key_of(tree, call), modules_of(tree)
+        self.graphs = [known for known in self.graphs if known.is_bound_to(modules)]
         for known in self.graphs:
             if known.key == key and known.capture.fits(call):
                 return known
@@ -167,8 +175,10 @@ class Cutting:
         marked = Pipeline((MarkBoundaries(self.plan, self._classes(capture)),)).run(captured)
         specs = tuple(spec for _, spec in boundaries(marked))
         self._fill(tree, specs)
+        if self.program.example is None:
+            self.program.example = replace(call, leaves=tuple(leaf.detach() for leaf in call.leaves))
         code = Marked(marked.graph, specs, compile_graph(marked.graph))
-        made = CutGraph(key, capture, code, road(tree, split_stages(marked, self.plan)))
+        made = CutGraph(key, modules, capture, code, road(tree, split_stages(marked, self.plan)))
         self.graphs.append(made)
         return made
 

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from dni_fx.errors import StageError, SynthesizerError
@@ -192,7 +193,16 @@ class DNI(nn.Module):
 
     def _collect(self, loss: Tensor) -> None:
         parameters = list(self.learner.parameters())
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        try:
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise StageError(
+                f"the synthesizer at {self.spec.name} was updated between a forward pass and its backward: "
+                "another forward in train mode ran there after a backward. Finish all backward passes of a "
+                "step before the next one's forward."
+            ) from error
         if self.optimizer is not None:
             self.optimizer.collect(gradients)
             return
@@ -254,7 +264,8 @@ class _Substitute(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *true: Tensor | None) -> Any:
+    @once_differentiable
+    def backward(ctx: Any, *true: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if ctx.synthesis.fired:
             ctx.dni.regress(ctx.synthesis, true)  # raises: a second backward
         up = ctx.dni.upward(ctx.synthesis, ctx.like, true, ctx.mix)

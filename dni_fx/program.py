@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,8 +80,8 @@ class FrontEnd(Named):
 class Key:
     """What a graph was captured for; a model in another state needs another graph."""
 
-    training: tuple[bool, ...]
-    trainable: tuple[bool, ...]
+    modules: tuple[tuple[Any, ...], ...]
+    parameters: tuple[tuple[str, bool], ...]
     place: tuple[torch.dtype, str]
     autocast: tuple[bool, torch.dtype]
     form: Form
@@ -142,21 +142,35 @@ def signature_of(model: nn.Module) -> inspect.Signature:
 
 def key_of(tree: nn.Module, call: Call) -> Key:
     """What a graph for this call of this tree, as it is now, is captured for."""
-    modules = list(_modules(tree))
-    parameters = [p for module in modules for p in vars(module)["_parameters"].values() if p is not None]
-    first = next((p for p in parameters if p.is_floating_point()), None)
+    modules = modules_of(tree)
+    parameters = [
+        (name, p) for each in modules for name, p in vars(each)["_parameters"].items() if p is not None
+    ]
+    first = next((p for _, p in parameters if p.is_floating_point()), None)
     place = (first.dtype, first.device.type) if first is not None else (torch.float32, "cpu")
-    autocast = (torch.is_autocast_enabled(place[1]), torch.get_autocast_dtype(place[1]))
-    training = tuple(module.training for module in modules)
-    return Key(training, tuple(p.requires_grad for p in parameters), place, autocast, call.form)
+    device = place[1] if torch.amp.is_autocast_available(place[1]) else "cpu"
+    autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+    # The tree itself may be of the drop-in's class; below it, another class computes something else.
+    kinds = [type(None), *(type(each) for each in modules[1:])]
+    states = tuple((kind, each.training, *_hooks(each)) for kind, each in zip(kinds, modules, strict=True))
+    return Key(states, tuple((name, p.requires_grad) for name, p in parameters), place, autocast, call.form)
 
 
-def _modules(tree: nn.Module) -> Iterator[nn.Module]:
-    """The modules of the model itself, without those that fill its boundaries."""
-    yield tree
+def modules_of(tree: nn.Module) -> list[nn.Module]:
+    """The modules of the model itself, the tree first, without those that fill its boundaries."""
+    found = [tree]
     for name, child in vars(tree)["_modules"].items():
         if name != CONTAINER and child is not None:
-            yield from child.modules()
+            found += child.modules()
+    return found
+
+
+def _hooks(module: nn.Module) -> tuple[int, ...]:
+    """The numbers of the hooks around a module's forward, where tracing makes them part of the graph."""
+    state = vars(module)
+    if not state["_modules"] and type(module).__module__.startswith("torch.nn"):
+        return ()  # such a module is called as it is
+    return (*state["_forward_hooks"], *state["_forward_pre_hooks"])
 
 
 def annotate_capture(capture: Capture, tree: nn.Module, call: Call) -> None:

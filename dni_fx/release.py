@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dni_fx.dni import DNI, Synthesis
 from dni_fx.stage import Stage, carries_gradient, detached
@@ -70,7 +71,8 @@ class _Release(torch.autograd.Function):
         return tuple(below)
 
     @staticmethod
-    def backward(ctx: Any, *true: Tensor | None) -> Any:
+    @once_differentiable
+    def backward(ctx: Any, *true: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         run: _Run = ctx.run
         for dni, synthesis, gradient in zip(run.dnis, run.syntheses, true, strict=True):
             dni.regress(synthesis, (gradient,))

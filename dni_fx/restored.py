@@ -16,6 +16,7 @@ from typing_extensions import override
 from dni_fx.calls import Call, Form, call_of
 from dni_fx.errors import CaptureError
 from dni_fx.program import Capture, FrontEnd, Program, signature_of
+from passes.anchors import ANCHOR
 from passes.code import compile_graph
 
 
@@ -111,9 +112,15 @@ def _owner(tree: nn.Module, path: str) -> nn.Module:
     return tree
 
 
-def without_markers(graph: fx.Graph) -> None:
-    """Take the calls of `dni_fx::interface` out of a graph; what is left is the captured graph."""
+def without_markers(graph: fx.Graph, anchors: Mapping[str, str]) -> None:
+    """Take the calls of `dni_fx::interface` out of a graph; what is left is the captured graph.
+
+    `anchors` tells, by the boundary's name, the anchor of the value in front of each call. The operation
+    that made it may have been part of another one when the file was written.
+    """
     for node in list(graph.nodes):
         if node.target is torch.ops.dni_fx.interface.default:
-            node.replace_all_uses_with(node.all_input_nodes[0])
+            (value,) = node.all_input_nodes
+            value.meta["custom"] = (value.meta.get("custom") or {}) | {ANCHOR: anchors[node.args[1]]}
+            node.replace_all_uses_with(value)
             graph.erase_node(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ def save(cut: Decoupled, graph: CutGraph, path: str | os.PathLike[str]) -> str:
     return missing
 
 
-def open_cut(path: str | os.PathLike[str]) -> Opened | Program:
+def open_cut(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Opened | Program:
     """Read a file: how a model was cut, or the plain program of a file that dni_fx did not write.
 
     Raises:
         FileError: the file is missing, damaged, newer than this version, or could run code.
     """
-    read = archive.read(path)
+    read = archive.read(path, trusted=trusted)
     if not read.meta:
         return _foreign(read, Path(path))
     meta = read.meta
@@ -137,6 +137,7 @@ def _meta(cut: Decoupled, call: Call, missing: str) -> dict[str, Any]:
         "model": type(original).__name__,
         "plan": json.loads(plan.to_json()),
         "synthesizers": {name: str(dni.synthesizer) for name, dni in dnis(cut).items()},
+        "boundaries": {name: dni.spec.value.anchor for name, dni in dnis(cut).items()},
         "interface": next((str(dni.interface) for dni in dnis(cut).values()), "dni"),
         "context": cutting_of(cut).context,
         "classes": next((dni.spec.classes for dni in dnis(cut).values()), 0),
@@ -192,7 +193,7 @@ def _signature(parameters: list[Any]) -> inspect.Signature:
 
 def _capture(program: ExportedProgram, tree: nn.Module, meta: Mapping[str, Any]) -> Capture:
     found = capture_of(program, tree, {})
-    without_markers(found.graph)
+    without_markers(found.graph, meta["boundaries"])
     set_anchors(found.graph)
     spec = pytree.treespec_loads(meta["result"]) if "result" in meta else found.out_spec
     return Capture(found.graph, spec, found.constants, (), found.sizes)

@@ -78,7 +78,8 @@ def fit(
     Raises:
         StageError: there is no batch, or the batches cannot be read a second time.
     """
-    cut.train()
+    if not cut.training:
+        cut.train()  # a model in train mode may have parts that are to stay in eval mode
     done: list[Epoch] = []
     with _bar(progress) as bar:
         for number in range(1, epochs + 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -180,13 +180,15 @@ def save(cut: Decoupled, path: str | os.PathLike[str]) -> None:
         warnings.warn(f"{path} can be run but not trained: {missing}", stacklevel=2)
 
 
-def load(path: str | os.PathLike[str]) -> Decoupled:
+def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Decoupled:
     """Read back what `save` wrote. Nothing in the file is run, and every part of it is checked first.
+
+    `trusted` names libraries besides torch's own whose operators the graphs may call: `mylib` of `mylib::op`.
 
     Raises:
         FileError: the file is missing, damaged, from a newer version, or holds no cut model.
     """
-    found = open_cut(path)
+    found = open_cut(path, trusted)
     if isinstance(found, Program):
         raise FileError(f"{path} holds a plain program and no cuts: dni_fx.load_program() reads it.")
     interface = replace(parse(found.interface, INTERFACES), classes=found.classes)
@@ -204,13 +206,15 @@ def load(path: str | os.PathLike[str]) -> Decoupled:
     return cut
 
 
-def load_program(path: str | os.PathLike[str]) -> Program:
+def load_program(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Program:
     """Read a model from a file of `torch.export.save`, or the model that a file of ours was cut from.
+
+    `trusted` is as for `load`.
 
     Raises:
         FileError: the file is missing, damaged or could run code.
     """
-    found = open_cut(path)
+    found = open_cut(path, trusted)
     return found if isinstance(found, Program) else found.program
 
 

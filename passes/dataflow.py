@@ -42,7 +42,7 @@ def dataflow(gm: fx.GraphModule) -> nx.DiGraph[str]:
         for source in node.all_input_nodes:
             flow.add_edge(source.name, node.name, bytes=value_of(source).bytes)
     memory = Memory(gm.graph)
-    hazards = list(memory.hazards())
+    hazards = [hazard for hazard in memory.hazards() if not hazard.is_order_only]
     for hazard in hazards:
         if not flow.has_edge(hazard.writer.name, hazard.reader.name):
             flow.add_edge(hazard.writer.name, hazard.reader.name, bytes=0)
@@ -191,6 +191,9 @@ def _mark_order(gm: fx.GraphModule, flow: nx.DiGraph[str], memory: Memory) -> No
             last[state] = node.name
     for reader, writer in memory.overwrites():
         follows[writer.name].add(reader.name)
+    for hazard in memory.hazards():
+        if hazard.is_order_only:
+            follows[hazard.reader.name].add(hazard.writer.name)
     for name, earlier in follows.items():
         kept = [source for source in earlier if flow.nodes[source]["anchor"] is not None]
         flow.nodes[name]["follows"] = tuple(sorted(kept))

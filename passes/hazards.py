@@ -28,6 +28,11 @@ class Hazard:
     reader: fx.Node
     owners: tuple[fx.Node, ...]
 
+    @property
+    def is_order_only(self) -> bool:
+        """Whether the memory is the model's own, a buffer, which every stage sees as the last one left it."""
+        return all(owner.op == "get_attr" for owner in self.owners)
+
 
 class Memory:
     """Which values of a graph share memory, and who reads and writes it. O((V + E) * aliases)."""

@@ -117,6 +117,8 @@ def _clone_where_written(graph: fx.Graph, stages: dict[fx.Node, int]) -> None:
         if name in by_name and stages.get(by_name[name], stage) < stage
     ]
     for stage, node in dict.fromkeys(written):
+        if _is_state(node, by_name):
+            continue
         marker = next((user for user in node.users if _is_boundary(user)), node)
         readers = [user for user in marker.users if stages.get(user) == stage]
         if not readers:
@@ -126,6 +128,11 @@ def _clone_where_written(graph: fx.Graph, stages: dict[fx.Node, int]) -> None:
         copy.meta = dict(marker.meta) | {"stage": stage, "copies": marker.name}
         for reader in readers:
             reader.replace_input_with(marker, copy)
+
+
+def _is_state(node: fx.Node, by_name: dict[str, fx.Node]) -> bool:
+    """Whether a value lies in the memory of a buffer, where a write is meant to stay."""
+    return any(by_name[name].op == "get_attr" for name in value_of(node).aliases if name in by_name)
 
 
 def _is_boundary(node: fx.Node) -> bool:

@@ -13,6 +13,7 @@ from typing_extensions import override
 from dni_fx.calls import Call
 from dni_fx.errors import CaptureError
 from dni_fx.frontends.export import Export
+from dni_fx.frontends.side_effects import random_state, set_random_state
 from dni_fx.frontends.symbolic import Symbolic, first_line
 from dni_fx.program import Capture, FrontEnd, annotate_capture
 from passes.code import compile_graph
@@ -42,7 +43,7 @@ class Auto(FrontEnd):
             try:
                 found = frontend.capture(shell(model, replace=lambda tensor: tensor), call)
                 if wanted is not None:
-                    _compare(found, model, call, *wanted)
+                    _compare(found, model, call, wanted)
                 annotate_capture(found, shell(model, replace=lambda tensor: tensor), call)
             except CaptureError as error:
                 said.append(f"{frontend}: {error}")
@@ -73,39 +74,78 @@ def _too_heavy(graph: fx.Graph, model: nn.Module) -> str:
     return ""
 
 
-def _run(model: nn.Module, call: Call) -> tuple[list[Any], pytree.TreeSpec]:
-    """What the model itself returns for the example; the run leaves no trace.
+@dataclass(frozen=True)
+class _Result:
+    """What a run of the model on the example gave; it left no trace."""
+
+    outputs: list[Any]
+    spec: pytree.TreeSpec
+    buffers: list[Tensor]
+    gradients: list[Tensor | None]
+
+
+def _run(model: nn.Module, call: Call) -> _Result:
+    """Run the model itself.
 
     Raises:
         CaptureError: it fails.
     """
-    args, kwargs = call.form.rebuild([leaf.clone() for leaf in call.leaves])
-    seed = torch.get_rng_state()
+    tree, leaves = _private(model), [leaf.clone() for leaf in call.leaves]
+    args, kwargs = call.form.rebuild(leaves)
+    seed = random_state()
     try:
-        return pytree.tree_flatten(_private(model)(*args, **kwargs))
+        outputs, spec = pytree.tree_flatten(tree(*args, **kwargs))
+        return _result(tree, outputs, spec)
     except Exception as error:  # the model's own code runs here and may raise anything
         raise CaptureError(
             f"{type(model).__name__} itself fails on the example: {type(error).__name__}: {first_line(error)}"
         ) from error
     finally:
-        torch.set_rng_state(seed)
+        set_random_state(seed)
 
 
-def _compare(
-    capture: Capture, model: nn.Module, call: Call, wanted: list[Any], spec: pytree.TreeSpec
-) -> None:
-    """Compare the graph with what the model returned.
+def _compare(capture: Capture, model: nn.Module, call: Call, wanted: _Result) -> None:
+    """Compare the graph with what the model itself gave: outputs, buffers and gradients.
 
     Raises:
         CaptureError: they differ.
     """
     tree = _private(model)
     capture.install(tree)
-    seed = torch.get_rng_state()
+    seed = random_state()
     outputs = compile_graph(capture.graph)(tree, *[leaf.clone() for leaf in call.leaves])
-    torch.set_rng_state(seed)
-    if spec != capture.out_spec or not all(map(_same, wanted, outputs)):
+    found = _result(tree, list(outputs), capture.out_spec)
+    set_random_state(seed)
+    if wanted.spec != found.spec or not all(map(_same, wanted.outputs, found.outputs)):
         raise CaptureError("the captured graph computes something else than the model on the example")
+    if not all(map(_same, wanted.buffers, found.buffers)):
+        raise CaptureError("the captured graph leaves other buffers behind than the model")
+    if not all(map(_close, wanted.gradients, found.gradients)):
+        raise CaptureError(
+            "the captured graph has other gradients than the model: a custom backward or a hook is not in it"
+        )
+
+
+def _result(tree: nn.Module, outputs: list[Any], spec: pytree.TreeSpec) -> _Result:
+    scalars = [out.abs().sum() for out in outputs if isinstance(out, Tensor) and out.requires_grad]
+    learned = [p for p in tree.parameters() if p.requires_grad]
+    gradients: list[Tensor | None] = []
+    if scalars and learned and not any(out.is_complex() for out in outputs if isinstance(out, Tensor)):
+        total = torch.stack([scalar.float() for scalar in scalars]).sum()
+        gradients = list(torch.autograd.grad(total, learned, allow_unused=True))
+    return _Result([_detached(out) for out in outputs], spec, list(tree.buffers()), gradients)
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _close(a: Tensor | None, b: Tensor | None) -> bool:
+    """Equal but for the order of additions: what this is to find is gradients of another sign or size."""
+    if a is None or b is None:
+        return a is b or not any(each is not None and each.count_nonzero() for each in (a, b))
+    a, b = (each.to_dense() if each.is_sparse else each for each in (a, b))
+    return bool(torch.allclose(a, b, rtol=1e-2, atol=1e-2 * float(a.abs().max()), equal_nan=True))
 
 
 def _private(model: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from dni_fx.calls import Call
 from dni_fx.errors import CaptureError
+from dni_fx.frontends.side_effects import SideEffects, random_state, set_random_state
 from dni_fx.frontends.symbolic import first_line
 from dni_fx.program import Capture, FrontEnd
 from dni_fx.unlifted import capture_of
@@ -28,7 +29,12 @@ class Export(FrontEnd):
 
     @override
     def capture(self, model: nn.Module, call: Call) -> Capture:
-        program = exported(model, call)
+        effects, state = SideEffects(model, below=True), random_state()
+        try:
+            program = exported(model, call)
+            effects.check()
+        finally:
+            set_random_state(state)
         fixed = dict(call.form.constants)
         capture = capture_of(program, model, fixed)
         notes = [f"export: {len(capture.graph.nodes)} nodes"]
@@ -58,7 +64,7 @@ def exported(model: nn.Module, call: Call) -> torch.export.ExportedProgram:
             shapes[leaf] = {0: torch.export.Dim.AUTO}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about its own internals; what matters comes as an error
+            warnings.simplefilter("ignore")  # about its own internals
             return torch.export.export(
                 model, args, kwargs, dynamic_shapes=shapes.dynamic_shapes(model, args, kwargs), strict=False
             )

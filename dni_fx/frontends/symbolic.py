@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from dni_fx.calls import Call
 from dni_fx.errors import CaptureError
+from dni_fx.frontends.side_effects import SideEffects, random_state, set_random_state
 from dni_fx.program import Capture, FrontEnd
 
 
@@ -28,11 +29,10 @@ class Symbolic(FrontEnd):
     @override
     def capture(self, model: nn.Module, call: Call) -> Capture:
         tracer = _Tracer(call)
-        before = set(model.__dict__)
+        before, effects = set(model.__dict__), SideEffects(model)
         try:
             graph = tracer.trace(model)
-            if tracer.drew_random_numbers():
-                raise CaptureError("its forward draws random numbers outside of any traced operation")
+            effects.check()
         except Exception as error:  # the model's own code runs here and may raise anything
             raise CaptureError(f"{type(error).__name__}: {first_line(error)}") from error
         constants = _rename_constants(
@@ -59,11 +59,7 @@ class _Tracer(fx.Tracer):
         self.out_spec: pytree.TreeSpec | None = None
         self.opaque: dict[str, str] = {}
         self._regions = _regions()
-        self._random = torch.get_rng_state()
-
-    def drew_random_numbers(self) -> bool:
-        """Whether random numbers were drawn since the start: they would be constants in the graph."""
-        return not torch.equal(self._random, torch.get_rng_state())
+        self._random = random_state()
 
     @override
     def create_args_for_root(
@@ -96,12 +92,12 @@ class _Tracer(fx.Tracer):
             self.num_calls.copy(),
         )
         try:
+            effects = SideEffects(m)
             result = super().call_module(m, forward, args, kwargs)
-            if self.drew_random_numbers():
-                raise CaptureError("draws random numbers that no traced operation makes")
+            effects.check()
             return result
         except Exception as error:  # the model's own code runs here and may raise anything
-            torch.set_rng_state(self._random)
+            set_random_state(self._random)
             self._roll_back(last)
             self.module_stack, self.num_calls = stack, calls
             self.opaque[path] = f"{type(error).__name__}: {first_line(error)}"
