@@ -81,10 +81,11 @@ def example_of(cut: Decoupled, inputs: Inputs | None) -> Call:
     Raises:
         DniError: there is neither.
     """
-    call = example_call(cut, inputs) if inputs is not None else cutting_of(cut).program.example
-    if call is None:
+    if inputs is not None:
+        return example_call(cut, inputs)
+    if (known := cutting_of(cut).program.example) is None:
         raise DniError("an example of the model's inputs is needed: it was decoupled without one.")
-    return call
+    return known.like(cut)
 
 
 def program_of(model: nn.Module, frontend: str | FrontEnd) -> Program:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
 
 from dni_fx.errors import CaptureError
 
@@ -71,6 +71,18 @@ class Call:
     def named(self) -> dict[str, Tensor]:
         """The tensors by the names of the arguments that hold them."""
         return dict(zip(self.form.names, self.leaves, strict=True))
+
+    def like(self, model: nn.Module) -> Call:
+        """The same call for a model that has moved or changed its type since."""
+        first = next((p for p in model.parameters() if p.is_floating_point()), None)
+        if first is None:
+            return self
+        leaves = tuple(
+            leaf.to(first.device, first.dtype if leaf.is_floating_point() else leaf.dtype)
+            for leaf in self.leaves
+        )
+        kinds = tuple((leaf.dtype, leaf.requires_grad) for leaf in leaves)
+        return Call(Form(self.form.spec, self.form.constants, kinds, self.form.names), leaves)
 
     @property
     def batch(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import is_
 from typing import Any
@@ -90,7 +90,7 @@ class CutGraph:
 class Cutting:
     """Everything that a drop-in adds to its model, but for the synthesizers' parameters.
 
-    `plan` is a plan or what chooses one when the first graph is there; `fill` puts a DNI for a boundary
+    `plan` is a plan or what chooses one when the first graph is there; `fill` puts a DNI for each boundary
     into a container; `context` names the model input that holds the labels.
     """
 
@@ -98,7 +98,7 @@ class Cutting:
         self,
         program: Program,
         plan: Plan | Callable[[fx.GraphModule], Plan],
-        fill: Callable[[nn.Module, BoundarySpec, Step], None],
+        fill: Callable[[nn.Module, Sequence[BoundarySpec], Step], None],
         classes: int,
         context: str,
     ) -> None:
@@ -201,8 +201,8 @@ class Cutting:
                 f"({', '.join(filled)}): the model computes something else there. Cut after whole modules."
             )
         like = next((p for p in tree.parameters() if p.is_floating_point()), None)
+        self.fill(self.interfaces, new, self.step)
         for spec in new:
-            self.fill(self.interfaces, spec, self.step)
             dni = self.interfaces.get_submodule(spec.name).train(tree.training)
             if like is not None:
                 dni.to(like.device)

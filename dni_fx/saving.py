@@ -61,16 +61,13 @@ def inference_program(cut: Decoupled, call: Call) -> Exported:
         return _export(cut, cutting_of(cut).graph(cut, call), call)
 
 
-def save(cut: Decoupled, graph: CutGraph, path: str | os.PathLike[str]) -> str:
+def save(cut: Decoupled, call: Call, path: str | os.PathLike[str]) -> str:
     """Write a cut model to one `.pt2` file; returns why it cannot be trained on, empty if it can.
 
     Raises:
         FileError: the file cannot be written, or the model holds something that a file cannot.
         ExportError: the inference graph cannot be exported.
     """
-    call = cutting_of(cut).program.example
-    if call is None or call.form != graph.key.form:
-        raise FileError("cannot save: the example that this model was cut with is gone.")
     programs = {"eval": inference_program(cut, call).program}
     missing = ""
     try:

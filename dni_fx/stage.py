@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from passes.code import compile_graph
 from passes.split_stages import Name, Part, Split
@@ -31,6 +32,11 @@ class Stage:
         self.code = Code(part, compile_graph(part.graph))
         self.tree = tree
         self._owners = [(tree.get_submodule(path), leaf) for path, _, leaf in _split_names(part.parameters)]
+
+    @override
+    def __repr__(self) -> str:
+        part = self.code.part
+        return f"<stage {part.index}: reads {', '.join(part.reads)}; writes {', '.join(part.writes)}>"
 
     @property
     def index(self) -> int:

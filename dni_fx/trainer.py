@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -72,8 +74,11 @@ def fit(
     metrics: Mapping[str, Metric],
     labels_as_context: bool,
     progress: bool,
+    observe: Callable[[int, Epoch], None] | None = None,
 ) -> Training:
     """Run `epochs` passes over the batches, each a pair of inputs and targets.
+
+    `observe` is told of every epoch when it has ended. A loss that is not finite gives a warning.
 
     Raises:
         StageError: there is no batch, or the batches cannot be read a second time.
@@ -82,9 +87,10 @@ def fit(
         cut.train()  # a model in train mode may have parts that are to stay in eval mode
     done: list[Epoch] = []
     with _bar(progress) as bar:
+        total = len(batches) if hasattr(batches, "__len__") else None  # pyright: ignore[reportArgumentType]
+        task = bar.add_task("", total=total, said="")
         for number in range(1, epochs + 1):
-            total = len(batches) if hasattr(batches, "__len__") else None  # pyright: ignore[reportArgumentType]
-            task = bar.add_task(f"epoch {number}/{epochs}", total=total, said="")
+            bar.reset(task, description=f"epoch {number}/{epochs}")
             tick = partial(bar.update, task, advance=1)
             done.append(_epoch(cut, worker, batches, metrics, labels_as_context, tick))
             if not done[-1].steps:
@@ -92,6 +98,10 @@ def fit(
                     "cannot be read a second time; pass a list or a DataLoader" if number > 1 else "are empty"
                 )
                 raise StageError(f"epoch {number} has no batch: the batches {again}.")
+            if not math.isfinite(done[-1].loss):
+                warnings.warn(f"the loss of epoch {number} is {done[-1].loss}", stacklevel=3)
+            if observe is not None:
+                observe(number, done[-1])
     return Training(tuple(done))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from dni_fx.assembly import (
 from dni_fx.checks import Report, check
 from dni_fx.decoupled import Decoupled, attach, cutting_of, detach, dnis
 from dni_fx.dni import DNI
-from dni_fx.errors import FileError
+from dni_fx.errors import DniError, FileError
 from dni_fx.exporters import EXPORTERS
 from dni_fx.exporters.base import Exporter, Written
 from dni_fx.interface import INTERFACES, Interface
@@ -38,7 +38,7 @@ from dni_fx.saving import inference_program, open_cut
 from dni_fx.saving import save as write_cut
 from dni_fx.stage import Stage
 from dni_fx.synthesizers import Synthesizer
-from dni_fx.trainer import Metric, Training, fit
+from dni_fx.trainer import Epoch, Metric, Training, fit
 from passes import Plan, parse
 from passes.dataflow import dataflow
 
@@ -88,11 +88,17 @@ def decouple(
     labels, if one does; otherwise pass `dni_context=` when calling the result.
 
     Raises:
+        DniError: the model is decoupled already.
         CaptureError: no front-end can capture the model.
         PlanError, PreconditionError: the graph cannot be cut as asked.
         SynthesizerError: a synthesizer cannot fill a boundary.
         UnknownNameError, SpecError: a text form names nothing, or cannot be read.
     """
+    if isinstance(model, Decoupled):
+        raise DniError(
+            "this model is decoupled already, and its synthesizers would be lost. To cut it another way, "
+            "pass dni_fx.recouple(model)."
+        )
     program = model if isinstance(model, Program) else program_of(model, frontend)
     if inputs is not None:
         program.example = example_call(program.tree, inputs)
@@ -125,19 +131,21 @@ def train(
     metrics: Mapping[str, Metric] | None = None,
     labels_as_context: bool = False,
     progress: bool = True,
+    observe: Callable[[int, Epoch], None] | None = None,
 ) -> Training:
     """Train a cut model on batches, each a pair of inputs and targets, and report what was measured.
 
     `loss` takes the model's outputs and the targets. `optimizer` makes one for some of the parameters (all of
     them, or each stage's); Adam at 1e-3 if not given. `labels_as_context` shows the targets to the
-    synthesizers (cDNI). A progress bar is drawn on a terminal.
+    synthesizers (cDNI). A progress bar is drawn on a terminal; `observe` is called with the number and the
+    figures of every epoch that has ended.
 
     Raises:
         StageError: the runtime cannot train this model, or there are no batches.
     """
     chosen = parse(runtime, RUNTIMES) if isinstance(runtime, str) else runtime
     worker = chosen.start(cut, loss, optimizer or partial(torch.optim.Adam, lr=1e-3))
-    return fit(cut, worker, batches, epochs, metrics or {}, labels_as_context, progress)
+    return fit(cut, worker, batches, epochs, metrics or {}, labels_as_context, progress, observe)
 
 
 def verify(cut: Decoupled, inputs: Inputs | None = None) -> Report:
@@ -148,7 +156,10 @@ def verify(cut: Decoupled, inputs: Inputs | None = None) -> Report:
     Raises:
         DniError: there is no example.
     """
-    return check(cut, example_of(cut, inputs))
+    call = example_of(cut, inputs)
+    if any(not leaf.numel() for leaf in call.leaves):
+        raise DniError("an example without samples proves nothing: pass a batch of one or more.")
+    return check(cut, call)
 
 
 def export(
@@ -176,7 +187,7 @@ def save(cut: Decoupled, path: str | os.PathLike[str]) -> None:
     Raises:
         FileError, ExportError: the model cannot be saved, or the path cannot be written.
     """
-    if missing := write_cut(cut, cut_graph(cut), path):
+    if missing := write_cut(cut, example_of(cut, None), path):
         warnings.warn(f"{path} can be run but not trained: {missing}", stacklevel=2)
 
 

@@ -210,3 +210,32 @@ def test_training_leaves_parts_in_eval_mode_that_were():
     cut[1].eval()
     dni_fx.train(cut, [(x, x)], loss=F.mse_loss, progress=False)
     assert not cut[1].training
+
+
+def test_a_model_that_changed_its_type_is_saved_with_an_example_of_that_type(tmp_path):
+    """The example of the first capture no longer fitted the model."""
+    model, (x,) = made("chain")
+    cut = dni_fx.decouple(model.float(), (x.float(),)).double()
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+    assert_same(dni_fx.load(tmp_path / "cut.pt2").eval()(x), cut.eval()(x))
+    assert dni_fx.verify(cut).ok
+
+
+def test_a_cut_model_is_not_cut_again_in_silence():
+    """Its synthesizers, with all that they had learned, were gone."""
+    cut, (x,) = stirred_zoo("chain", plan="bottleneck")
+    with pytest.raises(DniError, match="this model is decoupled already, and its synthesizers would be lost"):
+        dni_fx.decouple(cut, (x,))
+
+
+def test_verify_refuses_an_example_without_samples():
+    """Seven checks were fine, and nothing had been compared."""
+    cut, (x,) = stirred_zoo("chain", plan="bottleneck")
+    with pytest.raises(DniError, match="an example without samples proves nothing"):
+        dni_fx.verify(cut, x[:0])
+
+
+def test_a_loss_that_is_not_finite_gives_a_warning():
+    cut, (x,) = stirred_zoo("chain", plan="bottleneck")
+    with pytest.warns(UserWarning, match="the loss of epoch 1 is nan"):
+        dni_fx.train(cut, [(x * torch.nan, x)], loss=F.mse_loss, progress=False)

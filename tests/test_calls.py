@@ -26,11 +26,24 @@ def test_synthesizers_are_chosen_by_pattern_and_the_first_that_matches_counts():
 def test_a_boundary_that_no_pattern_matches_is_named():
     model, (x,) = made("chain")
     with pytest.raises(SynthesizerError) as caught:
-        dni_fx.decouple(model, (x,), plan="at:after=layers.1", synthesizer={"a*": "linear", "b*": "zero"})
+        dni_fx.decouple(model, (x,), plan="at:after=layers.1+layers.3", synthesizer={"*_3": "linear"})
     assert str(caught.value) == (
-        "no synthesizer was chosen for the boundary layers_1: it matches none of a*, b*. Add the pattern * "
+        "no synthesizer was chosen for the boundary layers_1: it matches none of *_3. Add the pattern * "
         "for all the others."
     )
+
+
+def test_a_pattern_that_no_boundary_matches_is_named():
+    model, (x,) = made("chain")
+    with pytest.raises(SynthesizerError) as caught:
+        dni_fx.decouple(model, (x,), plan="at:after=layers.1", synthesizer={"a*": "linear", "*": "zero"})
+    assert str(caught.value) == "no boundary matches a*. There are: layers_1 (after layers.1)."
+
+
+def test_a_pattern_may_be_of_anchors():
+    model, (x,) = made("chain")
+    cut = dni_fx.decouple(model, (x,), plan="at:after=layers.1", synthesizer={"layers.*": "linear"})
+    assert [str(dni.synthesizer) for dni in dni_fx.boundaries(cut).values()] == ["linear"]
 
 
 def test_a_call_of_another_form_is_captured_by_itself():

@@ -161,3 +161,33 @@ def test_a_bug_keeps_its_traceback(tmp_path):
     module(tmp_path, "broken_import", "import no_such_package_at_all\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_package_at_all"):
         run("inspect broken_import:make")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"y_train": 19}, "the training data of bad.npz has the label 19, and the model has 10 outputs"),
+        ({"y_test": 12}, "the test data of bad.npz has the label 12, and the model has 10 outputs"),
+    ],
+)
+def test_a_label_that_is_no_class_is_found_before_training(change, says):
+    arrays = {"x_train": (64, 64), "x_test": (8, 64)}
+    data = {name: np.zeros(shape, np.float32) for name, shape in arrays.items()}
+    data |= {"y_train": np.zeros(64, np.int64), "y_test": np.zeros(8, np.int64)}
+    for name, label in change.items():
+        data[name][-1] = label
+    np.savez("bad.npz", **data)
+    assert says in refusal(f"train {MLP} --data bad.npz -o cut.pt2")
+
+
+def test_test_data_that_the_model_cannot_take_is_found_before_training(tmp_path):
+    x, y = np.zeros((64, 64), np.float32), np.zeros(64, np.int64)
+    np.savez("bad.npz", x_train=x, y_train=y, x_test=x[:, :5], y_test=y)
+    assert "the model cannot take the test data of bad.npz" in refusal(
+        f"train {MLP} --data bad.npz -o cut.pt2"
+    )
+    assert not (tmp_path / "cut.pt2").exists()
+
+
+def test_a_synthesizer_for_no_boundary_is_refused():
+    assert "no boundary matches nosuch*" in refusal(f"verify {MLP} --synthesizer nosuch*=mlp")

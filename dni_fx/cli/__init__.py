@@ -28,6 +28,9 @@ class _Commands(TyperGroup):
             raise  # whoever read the output has seen enough; typer ends quietly
         except (DniError, GraphError) as error:
             typer.echo("\n".join([f"dni-fx: {error}", *getattr(error, "__notes__", ())]), err=True)
+        except KeyboardInterrupt:
+            typer.echo("dni-fx: interrupted; nothing was written", err=True)
+            raise typer.Exit(130) from None
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             typer.echo(f"dni-fx: {where}{error.strerror or error}", err=True)

@@ -19,8 +19,7 @@ def look_up(text: str, option: str) -> Any:
         FileError: there is no such module or attribute. What the module itself raises keeps its traceback.
     """
     module_name, _, path = text.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+    here = search_here()
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -36,6 +35,13 @@ def look_up(text: str, option: str) -> Any:
             raise FileError(f"cannot find {option} {text}: {module_name} has no {name!r}.{hint}")
         found = getattr(found, name)
     return found
+
+
+def search_here() -> str:
+    """Put the working directory first on the path of modules; returns it."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    return here
 
 
 def called(factory: Any, text: str, option: str) -> Any:

@@ -29,6 +29,18 @@ def cross_entropy(outputs: Any, target: Tensor) -> Tensor:
     return F.cross_entropy(scores.flatten(0, -2), target.flatten())
 
 
+def check_labels(outputs: Any, labels: Tensor, where: str) -> None:
+    """Do nothing if the model has a score for every label; a negative label stands for none.
+
+    Raises:
+        DniError: a label is beyond the last class.
+    """
+    scores = first_tensor(outputs)
+    last = scores.shape[-1] if scores.shape[:-1] == (scores.shape[0], *labels.shape[1:]) else scores.shape[1]
+    if int(labels.max()) >= last:
+        raise DniError(f"{where} has the label {int(labels.max())}, and the model has {last} outputs.")
+
+
 def accuracy(outputs: Any, target: Tensor) -> Tensor:
     """Part of the class numbers that have the largest score."""
     return (_classes_last(outputs, target).argmax(-1) == target).float().mean()

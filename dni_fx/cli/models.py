@@ -14,7 +14,7 @@ import typer
 from torch import nn
 
 from dni_fx import verbs
-from dni_fx.cli.code import called, look_up
+from dni_fx.cli.code import called, look_up, search_here
 from dni_fx.cli.examples import read_example
 from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.decoupled import Decoupled
@@ -185,9 +185,10 @@ def _unpickled(path: Path, allowed: bool) -> nn.Module:
             f"code of the model and give --weights {path}. If it is a whole module and you trust whoever "
             "made it, add --allow-pickle."
         )
+    search_here()
     try:
         found: object = torch.load(path, map_location="cpu", weights_only=False)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ImportError, AttributeError) as error:
         raise FileError(f"cannot read {path}: {_why(error)}.") from None
     if not isinstance(found, nn.Module):
         raise FileError(f"{path} holds a {type(found).__name__}, and not a torch.nn.Module.")

@@ -15,14 +15,17 @@ from torch import nn
 
 from dni_fx import verbs
 from dni_fx.cli import losses, options
-from dni_fx.cli.data import Data, first_inputs, read_data
+from dni_fx.cli.data import Arrays, Data, first_inputs, read_data
 from dni_fx.cli.losses import LossName
 from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.cli.output import check_place, save, say_json
 from dni_fx.decoupled import Decoupled
+from dni_fx.errors import CaptureError, DniError
+from dni_fx.modes import eval_mode
 from dni_fx.program import Program
-from dni_fx.trainer import Metric, Training, evaluate
+from dni_fx.runtimes import Loss
+from dni_fx.trainer import Epoch, Metric, Training, evaluate
 
 NAME = "train"
 EXAMPLE = "dni-fx train dni_fx.demo:mlp --data dni_fx.demo:clusters --plan balanced:stages=3 -o trained.pt2"
@@ -85,10 +88,12 @@ def run(
         opened = Opened(opened.model, first_inputs(read))
     cut = cut_model(opened, CutRequest.of(plan, synthesizer, interface, frontend))
     torch.manual_seed(seed)
-    report = _train(cut, read, epochs, loss, runtime, _factory(optimizer, lr), labels)
+    _rehearse(cut, read, data, loss)
+    training = _train(cut, read, epochs, loss, runtime, _factory(optimizer, lr), labels, not as_json)
     if output is not None:
-        save(cut, output)
-    _say(report, output, as_json)
+        save(cut, output)  # before anything else can fail
+    test = evaluate(cut, read.test, {"loss": _loss(loss), **_metrics(loss)}) if read.test is not None else {}
+    _say(_Report(training, test), output, as_json)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,23 +102,60 @@ class _Report:
     test: Mapping[str, float]
 
 
+def _loss(name: LossName) -> Loss:
+    return losses.cross_entropy if name is LossName.CROSS_ENTROPY else losses.mse
+
+
+def _metrics(name: LossName) -> dict[str, Metric]:
+    return {"accuracy": losses.accuracy} if name is LossName.CROSS_ENTROPY else {}
+
+
+def _rehearse(cut: Decoupled, data: Data, text: str, loss: LossName) -> None:
+    """Compute the loss of every label once, of a few samples each, before hours of training.
+
+    Raises:
+        DniError: the model cannot take the data, or a label is none of its classes.
+    """
+    for part, batches in (("training", data.train), ("test", data.test)):
+        if not isinstance(batches, Arrays):
+            continue  # batches of the user's own may be costly to read, or be read only once
+        try:
+            with eval_mode(cut), torch.no_grad():
+                outputs = cut(batches.x[:2])
+                _loss(loss)(outputs, batches.y[:2])
+        except CaptureError:
+            return  # a file of the training graph alone
+        except (RuntimeError, IndexError) as error:
+            line = next(iter(str(error).strip().splitlines()), "")
+            raise DniError(f"the model cannot take the {part} data of {text}: {line}") from error
+        if loss is LossName.CROSS_ENTROPY and batches.y.numel():
+            losses.check_labels(outputs, batches.y, f"the {part} data of {text}")
+
+
 def _train(
-    cut: Decoupled, data: Data, epochs: int, loss: LossName, runtime: str, optimizer: Any, labels: bool
-) -> _Report:
-    minimized = losses.cross_entropy if loss is LossName.CROSS_ENTROPY else losses.mse
-    metrics: dict[str, Metric] = {"accuracy": losses.accuracy} if loss is LossName.CROSS_ENTROPY else {}
-    training = verbs.train(
+    cut: Decoupled,
+    data: Data,
+    epochs: int,
+    loss: LossName,
+    runtime: str,
+    optimizer: Any,
+    labels: bool,
+    say: bool,
+) -> Training:
+    def said(number: int, epoch: Epoch) -> None:
+        typer.echo(f"epoch {number}: {epoch}")
+
+    return verbs.train(
         cut,
         data.train,
-        loss=minimized,
+        loss=_loss(loss),
         runtime=runtime,
         optimizer=optimizer,
         epochs=epochs,
-        metrics=metrics,
+        metrics=_metrics(loss),
         labels_as_context=labels,
+        observe=said if say else None,
     )
-    test = evaluate(cut, data.test, {"loss": minimized, **metrics}) if data.test is not None else {}
-    return _Report(training, test)
 
 
 def _factory(name: OptimizerName, lr: float) -> Any:
@@ -131,7 +173,6 @@ def _say(report: _Report, output: Path | None, as_json: bool) -> None:
         epochs = report.training.epochs
         say_json({"epochs": epochs, "test": dict(report.test), "file": output})
         return
-    typer.echo(str(report.training))
     if report.test:
         typer.echo("test: " + ", ".join(f"{name} {value:.4f}" for name, value in report.test.items()))
     if output is not None:
