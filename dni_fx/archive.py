@@ -107,12 +107,6 @@ def read(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Arch
     return Archive(programs, payload.tensors(_STATE, _OURS), meta)
 
 
-def state_of(program: ExportedProgram) -> dict[str, Tensor]:
-    """Every parameter, buffer and tensor constant of a program by its name, the program's own objects."""
-    constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
-    return {**program.state_dict, **constants}
-
-
 def _write_members(
     write: Write,
     programs: Mapping[str, ExportedProgram],

@@ -148,3 +148,9 @@ def rewrite(path: Path, changes: dict[str, Callable[[bytes], bytes | None]], **a
         for name, content in added.items():
             archive.writestr(f"archive/{name}", content)
     return path
+
+
+def state_of(program: ExportedProgram) -> dict[str, Tensor]:
+    """Every parameter, buffer and tensor constant of a program by its name, the program's own objects."""
+    constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
+    return {**program.state_dict, **constants}

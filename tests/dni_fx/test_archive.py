@@ -11,8 +11,22 @@ import torch
 from torch import Tensor, nn
 
 import dni_fx
-from dni_fx.archive import exported_in_training, read, state_of, write
-from tests.archives import MODELS, Block, Tied, both, images, mlp, program, rows, run, same, saved, tokens
+from dni_fx.archive import exported_in_training, read, write
+from tests.archives import (
+    MODELS,
+    Block,
+    Tied,
+    both,
+    images,
+    mlp,
+    program,
+    rows,
+    run,
+    same,
+    saved,
+    state_of,
+    tokens,
+)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from dni_fx.archive import Archive, read, state_of, write
+from dni_fx.archive import Archive, read, write
 from dni_fx.errors import FileError
-from tests.archives import mlp, program, rewrite, rows, saved
+from tests.archives import mlp, program, rewrite, rows, saved, state_of
 
 
 def _digest(archive: Archive) -> list[bytes]:
