@@ -85,6 +85,11 @@ class Call:
         return Call(Form(self.form.spec, self.form.constants, kinds, self.form.names), leaves)
 
     @property
+    def cuda_devices(self) -> list[int]:
+        """The CUDA devices that hold tensors of the call, whose generators a run may draw from."""
+        return sorted({leaf.device.index for leaf in self.leaves if leaf.device.type == "cuda"})
+
+    @property
     def batch(self) -> int:
         """The first size of the first tensor that has one, 1 if there is none."""
         return next((leaf.shape[0] for leaf in self.leaves if leaf.dim()), 1)

@@ -58,7 +58,7 @@ class Report:
 
 def check(cut: Decoupled, call: Call) -> Report:
     """Compare a cut model with its original on an example. Both are copied first, so nothing changes."""
-    with torch.random.fork_rng(devices=_devices(call)), torch.enable_grad():
+    with torch.random.fork_rng(devices=call.cuda_devices), torch.enable_grad():
         return Report(tuple(_checks(cut, call)))
 
 
@@ -233,7 +233,3 @@ def _relative(a: Tensor | None, b: Tensor | None) -> float:
     largest = float(a.abs().max()) if a.numel() else 0.0
     apart = _apart(a, b)
     return apart / largest if largest else apart
-
-
-def _devices(call: Call) -> list[int]:
-    return sorted({leaf.device.index for leaf in call.leaves if leaf.device.type == "cuda"})

@@ -126,7 +126,7 @@ class Program:
         for known, capture in self.captures:
             if known == key and capture.fits(call):
                 return capture
-        with torch.random.fork_rng(devices=_devices(call)), torch.enable_grad():
+        with torch.random.fork_rng(devices=call.cuda_devices), torch.enable_grad():
             capture = self.frontend.capture(self.fresh(tree), call)
             annotate_capture(capture, self.fresh(tree), call)
         self.captures.append((key, capture))
@@ -190,7 +190,3 @@ def annotate_capture(capture: Capture, tree: nn.Module, call: Call) -> None:
     for node, twin in zip(capture.graph.nodes, module.graph.nodes, strict=True):
         if "value" in twin.meta:
             node.meta["value"] = twin.meta["value"]
-
-
-def _devices(call: Call) -> list[int]:
-    return sorted({leaf.device.index for leaf in call.leaves if leaf.device.type == "cuda"})

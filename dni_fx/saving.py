@@ -16,7 +16,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from dni_fx import archive
-from dni_fx.calls import Call, Form, call_of
+from dni_fx.calls import Call, Form, call_of, form_of
 from dni_fx.cutting import CutGraph
 from dni_fx.decoupled import Decoupled, bare, cutting_of, detach, dnis
 from dni_fx.errors import ExportError, FileError
@@ -169,7 +169,7 @@ def _described(call: Call, signature: inspect.Signature) -> dict[str, Any]:
 
 def _form(described: Mapping[str, Any]) -> Form:
     constants = tuple((int(place), value) for place, value in described["constants"])
-    return Form(pytree.treespec_loads(described["spec"]), constants, (), tuple(described["names"]))
+    return form_of(described["spec"], constants, (), tuple(described["names"]))
 
 
 def _typed(form: Form, leaves: tuple[torch.Tensor, ...]) -> Form:

@@ -43,7 +43,7 @@ class MarkBoundaries(Pass):
             yield f"shapes are not known of {', '.join(blank[:5])}; annotate the graph first"
             return
         stages = self.plan.assign(gm.graph)
-        yield from _backward_edges(self.plan, stages)
+        yield from self.plan.backward_edges(stages)
         yield from _split_groups(gm, stages)
 
     @override
@@ -82,16 +82,6 @@ class MarkBoundaries(Pass):
             anchor_of(node), value.shape, value.dims, value.dtype, value.batch_dim, value.feature_dim
         )
         return BoundarySpec(name, (crossing,), producer, tuple(sorted(consumers)), classes=self.classes)
-
-
-def _backward_edges(plan: Plan, stages: dict[fx.Node, int]) -> Iterator[str]:
-    for node, stage in stages.items():
-        for source in node.all_input_nodes:
-            if stages.get(source, 0) > stage and stage not in plan.copies.get(anchor_of(source), ()):
-                yield (
-                    f"{anchor_of(source)} (stage {stages[source]}) feeds {anchor_of(node)} "
-                    f"(stage {stage}); no edge may run backwards"
-                )
 
 
 def _split_groups(gm: fx.GraphModule, stages: dict[fx.Node, int]) -> Iterator[str]:

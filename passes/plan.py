@@ -65,7 +65,10 @@ class Plan:
             return
         if empty := sorted(set(range(len(self))) - set(self.stage_of.values())):
             yield f"no value is in stage {', '.join(map(str, empty))}"
-        stages = self.assign(graph)
+        yield from self.backward_edges(self.assign(graph))
+
+    def backward_edges(self, stages: Mapping[fx.Node, int]) -> Iterator[str]:
+        """The edges from a later stage to an earlier one, given the stage of each node."""
         for node, stage in stages.items():
             for source in node.all_input_nodes:
                 if stages.get(source, 0) > stage and stage not in self.copies.get(anchor_of(source), ()):

@@ -29,7 +29,7 @@ class _Commands(TyperGroup):
         except (DniError, GraphError) as error:
             typer.echo("\n".join([f"dni-fx: {error}", *getattr(error, "__notes__", ())]), err=True)
         except KeyboardInterrupt:
-            typer.echo("dni-fx: interrupted; nothing was written", err=True)
+            typer.echo("dni-fx: interrupted; no file is half written", err=True)
             raise typer.Exit(130) from None
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""

@@ -16,6 +16,7 @@ from dni_fx.frontends.export import Export
 from dni_fx.frontends.side_effects import random_state, set_random_state
 from dni_fx.frontends.symbolic import Symbolic, first_line
 from dni_fx.program import Capture, FrontEnd, annotate_capture
+from dni_fx.stage import detached
 from passes.code import compile_graph
 from passes.shell import shell
 
@@ -133,11 +134,7 @@ def _result(tree: nn.Module, outputs: list[Any], spec: pytree.TreeSpec) -> _Resu
     if scalars and learned and not any(out.is_complex() for out in outputs if isinstance(out, Tensor)):
         total = torch.stack([scalar.float() for scalar in scalars]).sum()
         gradients = list(torch.autograd.grad(total, learned, allow_unused=True))
-    return _Result([_detached(out) for out in outputs], spec, list(tree.buffers()), gradients)
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
+    return _Result([detached(out) for out in outputs], spec, list(tree.buffers()), gradients)
 
 
 def _close(a: Tensor | None, b: Tensor | None) -> bool:
