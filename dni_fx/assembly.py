@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._guards import detect_fake_mode
+from torch._subclasses import FakeTensor
 
 from dni_fx.calls import Call, call_of
 from dni_fx.cutting import CutGraph, Cutting
-from dni_fx.decoupled import Decoupled, bare, cutting_of, detach
+from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import CaptureError, DniError
 from dni_fx.fill import Choice, fill
-from dni_fx.frontends import FRONTENDS
 from dni_fx.interface import INTERFACES, Interface
 from dni_fx.modes import training_mode
 from dni_fx.policies import POLICIES, Policy
-from dni_fx.program import FrontEnd, Program, signature_of
+from dni_fx.program import Program, signature_of
+from dni_fx.randomness import kept_random_state
 from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
 from passes import Plan, parse
 from passes.dataflow import dataflow
@@ -45,16 +49,29 @@ def example_call(model: nn.Module, inputs: Inputs) -> Call:
     """The call of a model that an example stands for.
 
     Raises:
-        CaptureError: the example does not fit the model's forward.
+        CaptureError: the example does not fit the model's forward, or holds no numbers.
     """
+    if not isinstance(inputs, Tensor | Sequence | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise CaptureError(
+            "an example is a tensor, a tuple of positional arguments, or a dictionary of keyword arguments, "
+            f"and this is a {type(inputs).__name__}. If it is the model's one argument, put it in a tuple."
+        )
     args: Sequence[Any] = (
         (inputs,) if isinstance(inputs, Tensor) else () if isinstance(inputs, Mapping) else inputs
     )
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
     try:
-        return call_of(signature_of(model), args, kwargs)
+        call = call_of(signature_of(model), args, kwargs)
     except TypeError as error:
         raise CaptureError(f"the example does not fit {type(model).__name__}.forward: {error}") from None
+    for name, leaf in call.named().items():
+        if isinstance(leaf, FakeTensor):
+            raise CaptureError(
+                f"{name} of the example is a fake tensor, which holds no numbers: pass a real one."
+            )
+    with torch.inference_mode(False):  # autograd takes no tensor that was made in inference mode
+        leaves = tuple(leaf.clone() if leaf.is_inference() else leaf for leaf in call.leaves)
+    return replace(call, leaves=leaves)
 
 
 def training_graph(program: Program) -> fx.GraphModule:
@@ -66,12 +83,43 @@ def training_graph(program: Program) -> fx.GraphModule:
     if program.example is None:
         raise DniError("this program has no graph yet: give capture() an example of the model's inputs.")
     with training_mode(program.tree):
-        return program.capture(program.tree, program.example).module(program.tree)
+        return program.annotated(program.tree, program.example).module(program.tree)
+
+
+@contextmanager
+def capturing() -> Generator[None]:
+    """Whatever draws inside leaves the random state as it was.
+
+    Raises:
+        CaptureError: tensors are fake here, those of the random state as well.
+    """
+    if detect_fake_mode() is not None:
+        raise CaptureError(
+            "nothing can be captured in FakeTensorMode, where tensors hold no numbers. Leave it first."
+        )
+    with kept_random_state():
+        yield
+
+
+def trainable(program: Program) -> Program:
+    """A program that can be cut; on the meta device without its example, so that it waits for a batch.
+
+    Raises:
+        DniError: there are no parameters.
+    """
+    parameters = list(program.tree.parameters())
+    if not parameters:
+        raise DniError(
+            f"cannot decouple {type(program.tree).__name__}: it has no parameters, so nothing can learn. "
+            "A quantized model keeps its weights where no gradient reaches them: decouple it before that."
+        )
+    # A synthesizer has numbers to start from, which `to_empty` would lose.
+    return replace(program, example=None) if any(p.is_meta for p in parameters) else program
 
 
 def prepare(cut: Decoupled, call: Call) -> None:
-    """Capture and cut the training graph of a drop-in for calls like this one."""
-    with training_mode(cut), torch.enable_grad():
+    """Capture and cut the training graph of a drop-in for calls like this one; it can be trained anywhere."""
+    with torch.inference_mode(False), training_mode(cut), torch.enable_grad():
         cutting_of(cut).graph(cut, call)
 
 
@@ -86,23 +134,6 @@ def example_of(cut: Decoupled, inputs: Inputs | None) -> Call:
     if (known := cutting_of(cut).program.example) is None:
         raise DniError("an example of the model's inputs is needed: it was decoupled without one.")
     return known.like(cut)
-
-
-def program_of(model: nn.Module, frontend: str | FrontEnd) -> Program:
-    """A program over a shell of the model, with no graph yet.
-
-    Raises:
-        CaptureError: this is no model, or no graph can hold its children under their names.
-    """
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise CaptureError(f"a model is a torch.nn.Module, and this is a {type(model).__name__}.")
-    if taken := [name for name, _ in model.named_children() if name in vars(fx.GraphModule)]:
-        raise CaptureError(
-            f"cannot capture {type(model).__name__}: it has a child called {taken[0]!r}, and torch.fx "
-            "needs that name for itself. Rename the child."
-        )
-    chosen = parse(frontend, FRONTENDS) if isinstance(frontend, str) else frontend
-    return Program(detach(model), chosen, bare)
 
 
 def cutting_for(

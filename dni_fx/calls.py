@@ -7,18 +7,22 @@ nesting of tuples and dictionaries) is fixed at capture, so a graph serves the c
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from dni_fx.errors import CaptureError
+from dni_fx.fields import with_fields
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, range, Enum, torch.dtype, torch.device)
+_SIMPLE = (Tensor, *_PLAIN)
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,14 @@ def form_of(
 
 @dataclass(frozen=True)
 class Call:
-    """A form and the tensors that fill it, each named after the argument that it came in."""
+    """A form and the tensors that fill it, each named after the argument that it came in.
+
+    `varying` holds, for each tensor, the dimensions whose size other calls are known to change.
+    """
 
     form: Form
     leaves: tuple[Tensor, ...]
+    varying: tuple[frozenset[int], ...] = ()
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The positional and keyword arguments of the call."""
@@ -83,6 +91,26 @@ class Call:
         )
         kinds = tuple((leaf.dtype, leaf.requires_grad) for leaf in leaves)
         return Call(Form(self.form.spec, self.form.constants, kinds, self.form.names), leaves)
+
+    def copies(self) -> list[Tensor]:
+        """Copies of the tensors, for a model may write to them; those that are no leaves stay none."""
+        copies = [leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in self.leaves]
+        # A leaf that requires a gradient is the one tensor that may not be written to.
+        return [
+            copy if leaf.is_leaf else copy.clone() for leaf, copy in zip(self.leaves, copies, strict=True)
+        ]
+
+    def opened(self, earlier: Iterable[Sequence[Sequence[int]]]) -> Call:
+        """The same call, with the dimensions noted in which it differs from these shapes of other calls.
+
+        The batch always varies: the first dimension of every tensor that has the first one's size there.
+        """
+        open_dims = [{0} if leaf.dim() and leaf.shape[0] == self.batch else set() for leaf in self.leaves]
+        for shapes in earlier:
+            for leaf, shape, dims in zip(self.leaves, shapes, open_dims, strict=True):
+                if len(shape) == leaf.dim():
+                    dims |= {at for at, size in enumerate(leaf.shape) if size != shape[at]}
+        return replace(self, varying=tuple(map(frozenset, open_dims)))
 
     @property
     def cuda_devices(self) -> list[int]:
@@ -105,17 +133,31 @@ def call_of(signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str,
         CaptureError: an argument is neither tensors nor a plain value.
     """
     bound = signature.bind(*args, **kwargs)
+    # By far the most calls pass tensors side by side; a walk through the arguments would cost them time.
+    if not all(isinstance(value, _SIMPLE) for value in bound.arguments.values()):
+        bound = inspect.BoundArguments(signature, _opened(bound.arguments))
     flat, spec = pytree.tree_flatten((bound.args, bound.kwargs))
     tensors = [item for item in flat if isinstance(item, Tensor)]
     constants = tuple((i, item) for i, item in enumerate(flat) if not isinstance(item, Tensor))
     if odd := [item for _, item in constants if not isinstance(item, _PLAIN)]:
         raise CaptureError(
             f"cannot capture a call that passes a {type(odd[0]).__name__}: what is in it would be fixed for "
-            "ever. Pass tensors, plain values, and lists, tuples or dictionaries of them; a class of your "
-            "own can be registered with torch.utils._pytree.register_pytree_node."
+            "ever. Pass tensors, plain values, and lists, tuples, dictionaries or data classes of them; a "
+            "class of your own can be registered with torch.utils._pytree.register_pytree_node."
         )
     kinds = tuple((tensor.dtype, tensor.requires_grad) for tensor in tensors)
     return Call(Form(spec, constants, kinds, _names(signature, bound)), tuple(tensors))
+
+
+def _opened(arguments: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    for name, value in arguments.items():
+        if isinstance(value, PackedSequence):
+            raise CaptureError(
+                f"cannot capture a call that passes a PackedSequence ({name}): its first dimension is not "
+                "the batch. Pass the padded tensor and the lengths, and pack them inside of the layer that "
+                "needs it."
+            )
+    return OrderedDict(with_fields(dict(arguments)))
 
 
 def _names(signature: inspect.Signature, bound: inspect.BoundArguments) -> tuple[str, ...]:

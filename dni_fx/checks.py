@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,13 @@ from dni_fx.cutting import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, detach, dnis
 from dni_fx.dni import DNI
 from dni_fx.errors import DniError
+from dni_fx.fields import with_fields
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.stage import shared_parameters
 from passes import GraphError
 from passes.boundary import CONTAINER
 from passes.leaks import leaks
+from passes.shell import shell
 
 _SEED = 0
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
@@ -82,7 +83,16 @@ def _checks(cut: Decoupled, call: Call) -> Iterator[Check]:
 
 def _twins(cut: Decoupled) -> tuple[Decoupled, nn.Module]:
     """Two copies of the same state: the cut model, and the model as it was before."""
-    return copy.deepcopy(cut), detach(copy.deepcopy(cut))
+    return _copied(cut), detach(_copied(cut))
+
+
+def _copied(cut: Decoupled) -> Decoupled:
+    """A copy with tensors of its own, those included that were computed and that torch refuses to copy."""
+
+    def own(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone().requires_grad_(tensor.is_leaf and tensor.requires_grad)
+
+    return shell(cut, replace=own)
 
 
 def _forward_in_train(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
@@ -108,8 +118,8 @@ def _forward_in_eval(ours: Decoupled, theirs: nn.Module, third: Decoupled, call:
             says += f"; no file can be made of it: {error}"
         else:
             torch.manual_seed(_SEED)
-            outputs = graph.marked.whole(third, *_fresh(call))
-            beside = _distance(pytree.tree_unflatten(outputs, graph.capture.out_spec), wanted)
+            outputs = graph.marked.whole(third, *call.copies())
+            beside = _distance(with_fields(pytree.tree_unflatten(outputs, graph.capture.out_spec)), wanted)
             fine = fine and beside <= _rounding(wanted)
             # Fused kernels that torch has for eval mode alone add in an order of their own.
             says += f"; {beside:g} in the graph for files" if beside else ""
@@ -118,7 +128,8 @@ def _forward_in_eval(ours: Decoupled, theirs: nn.Module, third: Decoupled, call:
 
 def _rounding(outputs: Any) -> float:
     """How far results may be apart that differ by the order of additions alone."""
-    tensors = [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor) and t.is_floating_point()]
+    found = [_real(t) for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
+    tensors = [t for t in found if t.is_floating_point()]
     return max(
         (_TOLERANCE.get(t.dtype, 0.0) * float(t.abs().max()) for t in tensors if t.numel()), default=0.0
     )
@@ -130,9 +141,12 @@ def _oracle(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
         _objective(_seeded(ours, call)).backward()
         _objective(_seeded(theirs, call)).backward()
     worst, where, fine = 0.0, "", True
+    largest = max((_largest(parameter.grad) for parameter in theirs.parameters()), default=0.0)
     for name, parameter in theirs.named_parameters():
-        apart = _relative(parameter.grad, ours.get_parameter(name).grad)
-        fine = fine and apart <= _TOLERANCE.get(parameter.dtype, 0.0)
+        # A gradient that is 0 by arithmetic (a bias before a softmax) is noise of what it was added up from.
+        noise = torch.finfo(parameter.dtype).eps * largest
+        apart = _relative(parameter.grad, ours.get_parameter(name).grad, noise)
+        fine = fine and apart <= _TOLERANCE.get(parameter.dtype.to_real(), 0.0)
         if apart > worst:
             worst, where = apart, f" at {name}"
     return Check(
@@ -152,7 +166,7 @@ def _scaling(ours: Decoupled, graph: CutGraph, call: Call) -> Check:
     results: list[list[Tensor | None]] = []
     with training_mode(ours):
         for factor in (1.0, 8.0):
-            twin = copy.deepcopy(ours)
+            twin = _copied(ours)
             (_objective(_seeded(twin, call)) * factor).backward()
             results.append([twin.get_parameter(n).grad for n in early])
     changed = [n for n, a, b in zip(early, *results, strict=True) if _relative(a, b)]
@@ -181,14 +195,9 @@ def _keys(cut: Decoupled) -> Check:
 
 
 def _seeded(model: Callable[..., Any], call: Call) -> Any:
-    args, kwargs = call.form.rebuild(_fresh(call))
+    args, kwargs = call.form.rebuild(call.copies())
     torch.manual_seed(_SEED)
-    return model(*args, **kwargs)
-
-
-def _fresh(call: Call) -> list[Tensor]:
-    """Copies of the inputs: a model may write to them."""
-    return [leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in call.leaves]
+    return with_fields(model(*args, **kwargs))
 
 
 def _objective(outputs: Any) -> Tensor:
@@ -197,9 +206,15 @@ def _objective(outputs: Any) -> Tensor:
     total = torch.zeros(())
     for value in pytree.tree_leaves(outputs):
         if isinstance(value, Tensor) and value.requires_grad:
+            value = _real(value)
             weights = torch.randn(value.shape, generator=draw, dtype=torch.float64).to(value)
             total = total.to(value) + (value * weights).sum()
     return total
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """The tensor; of a complex one, its real and imaginary parts."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _distance(a: Any, b: Any) -> float:
@@ -217,19 +232,25 @@ def _apart(a: Any, b: Any) -> float:
         return float("inf")
     if _equal(a, b):
         return 0.0
-    return float((a.detach().double() - b.detach().double()).abs().nan_to_num(float("inf")).max())
+    return float(
+        (_real(a).detach().double() - _real(b).detach().double()).abs().nan_to_num(float("inf")).max()
+    )
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a.detach(), b.detach(), rtol=0, atol=0, equal_nan=True)
 
 
-def _relative(a: Tensor | None, b: Tensor | None) -> float:
-    """Largest difference by the largest element. No gradient at all is a gradient of zeros."""
+def _relative(a: Tensor | None, b: Tensor | None, noise: float = 0.0) -> float:
+    """Largest difference by the largest element, 0 up to `noise`. No gradient is a gradient of zeros."""
     a, b = (each.to_dense() if each is not None and each.is_sparse else each for each in (a, b))
     if a is None or b is None:
-        there = a if a is not None else b
-        return 0.0 if there is None or not there.any() else float("inf")
-    largest = float(a.abs().max()) if a.numel() else 0.0
-    apart = _apart(a, b)
-    return apart / largest if largest else apart
+        return 0.0 if _largest(a if b is None else b) <= noise else float("inf")
+    largest, apart = _largest(a), _apart(a, b)
+    return 0.0 if apart <= noise else apart / largest if largest else apart
+
+
+def _largest(tensor: Tensor | None) -> float:
+    if tensor is not None and tensor.is_sparse:
+        tensor = tensor.to_dense()
+    return float(tensor.detach().abs().max()) if tensor is not None and tensor.numel() else 0.0

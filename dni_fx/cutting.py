@@ -6,23 +6,34 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import is_
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from typing_extensions import override
 
 from dni_fx.calls import Call, call_of
-from dni_fx.dni import DNI, Step
-from dni_fx.errors import DniError, PlanError
+from dni_fx.compiled import condition_of, number_of
+from dni_fx.dni import DNI
+from dni_fx.errors import CaptureError, DniError, PlanError
+from dni_fx.hooks import Hooks, hooks_passed_by, numbers_of
 from dni_fx.program import Capture, Key, Program, key_of, modules_of, signature_of
-from dni_fx.release import release
+from dni_fx.refusals import refuse_meta, refuse_transforms
+from dni_fx.release import own_saved_tensors, run_stages
+from dni_fx.rewind import rewound
 from dni_fx.stage import Road, road
+from dni_fx.step import Step
 from passes import BoundarySpec, Pipeline, Plan, boundaries
 from passes.boundary import CONTAINER
+from passes.branches import BranchError, Way
 from passes.code import compile_graph
+from passes.dataflow import dataflow
 from passes.mark_boundaries import MarkBoundaries
+from passes.placement import refit
 from passes.split_stages import split_stages
+
+_T = TypeVar("_T")
 
 
 class Interfaces(nn.Module):
@@ -58,11 +69,15 @@ class Interfaces(nn.Module):
 
 @dataclass(frozen=True)
 class Marked:
-    """A graph with its boundaries, as data and as code. It belongs to no tree: copies of a model share it."""
+    """A graph with its boundaries, as data and as code. It belongs to no tree: copies of a model share it.
+
+    `admits` is the condition on the sizes of its inputs as code, for compilers to follow.
+    """
 
     graph: fx.Graph
     specs: tuple[BoundarySpec, ...]
     whole: Callable[..., Any]
+    admits: Callable[[dict[str, Tensor]], bool]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Marked:
         return self
@@ -81,10 +96,15 @@ class CutGraph:
     capture: Capture
     marked: Marked
     road: Road
+    hooks: list[Hooks]
 
     def is_bound_to(self, modules: list[nn.Module]) -> bool:
         """Whether its stages run on these very modules: a layer may have been replaced since."""
         return len(self.modules) == len(modules) and all(map(is_, self.modules, modules))
+
+    def has_its_hooks(self) -> bool:
+        """Whether the modules that it goes through have just the hooks that they had at capture."""
+        return numbers_of(self.hooks) == self.capture.hooks
 
 
 class Cutting:
@@ -111,32 +131,66 @@ class Cutting:
         self.interfaces = Interfaces()
         self.instance_forward: Callable[..., Any] | None = None
         self.graphs: list[CutGraph] = []
+        self.number = number_of(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"graphs": []}  # a pickled model makes them again at its next batch
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Cutting:
         twin = memo[id(self)] = object.__new__(Cutting)
-        vars(twin).update(copy.deepcopy(vars(self), memo))
+        twin.__setstate__(copy.deepcopy(vars(self), memo))
         return twin
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.number = number_of(self)  # a copy's own
 
     def forward(self, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
         """Run the cut graph for this call in train mode; the synthesizers learn from the step before."""
         call = call_of(signature_of(tree), args, kwargs)
-        graph = self.graph(tree, call)
-        self.begin(call, context)
-        values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
-        if graph.road.split.in_order:
-            outputs = run_stages(graph.road, values, self.filled())
-        else:
-            outputs = graph.marked.whole(tree, *call.leaves)
-        return pytree.tree_unflatten(outputs, graph.capture.out_spec)
+        refuse_transforms(tree)
+
+        def run(graph: CutGraph) -> Any:
+            self.begin(call, context)
+            values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
+            if graph.road.split.in_order:
+                outputs = run_stages(graph.road, values, self.filled())
+            else:
+                outputs = graph.marked.whole(tree, *call.leaves)
+            return pytree.tree_unflatten(outputs, graph.capture.out_spec)
+
+        with own_saved_tensors():
+            return self._along(tree, call, run)
+
+    def settled(self, tree: nn.Module, call: Call) -> CutGraph:
+        """The cut graph that takes the way of this data; it is run once for that if it has branches."""
+
+        def run(graph: CutGraph) -> CutGraph:
+            if graph.capture.ways:
+                with torch.no_grad():
+                    graph.marked.whole(tree, *call.leaves)
+            return graph
+
+        return self._along(tree, call, run, back=True)
+
+    def _along(self, tree: nn.Module, call: Call, run: Callable[[CutGraph], _T], back: bool = False) -> _T:
+        """What `run` returns on a graph that takes the way of this data, found by trying."""
+        ways: tuple[Way, ...] = ()
+        while True:
+            graph = self.graph(tree, call, ways)
+            try:
+                with rewound(tree, graph.capture, call, always=back):
+                    return run(graph)
+            except BranchError as error:
+                if error.index < len(ways):
+                    raise CaptureError(
+                        f"cannot run {type(tree).__name__} as a graph: what the code branches on differs "
+                        "between two runs on the same input (a clock, say, or a global)."
+                    ) from error
+                ways = (*graph.capture.ways[: error.index], error.found)
 
     def begin(self, call: Call, context: Any) -> None:
         """Start a training step: the learners take the update that waits, and hear of the new batch."""
-        for dni in self.filled().values():
-            dni.step()
-        self.step.batch = max(call.batch, 1)  # an empty batch divides nothing
         if context is None and self.context:
             named = call.named()
             if self.context not in named:
@@ -147,14 +201,24 @@ class Cutting:
             context = named[self.context]
         if not (context is None or isinstance(context, Tensor)):
             raise DniError(f"dni_context is a tensor, and this is a {type(context).__name__}.")
+        self.start(call.batch, context)
+
+    def start(self, batch: int, context: Tensor | None) -> None:
+        """The learners take the update that waits, and hear of the new batch and its context."""
+        for dni in self.filled().values():
+            if dni.optimizer is not None:
+                # Who freezes a model means the model, not what learns to guess.
+                dni.learner.requires_grad_(True)
+            dni.step()
+        self.step.batch = max(batch, 1)  # an empty batch divides nothing
         self.step.context = context
 
     def filled(self) -> dict[str, DNI]:
         """The DNIs there are, by the names of their boundaries."""
         return {name: dni for name, dni in self.interfaces.named_children() if isinstance(dni, DNI)}
 
-    def graph(self, tree: nn.Module, call: Call) -> CutGraph:
-        """The cut graph for calling `tree` like this in its present mode, made now if there is none.
+    def graph(self, tree: nn.Module, call: Call, ways: tuple[Way, ...] = ()) -> CutGraph:
+        """The cut graph for calling `tree`, as it is, on data that takes these ways, made now if need be.
 
         Raises:
             CaptureError: no front-end can capture the model.
@@ -163,22 +227,27 @@ class Cutting:
         key, modules = key_of(tree, call), modules_of(tree)
         self.graphs = [known for known in self.graphs if known.is_bound_to(modules)]
         for known in self.graphs:
-            if known.key == key and known.capture.fits(call):
+            if known.key == key and known.capture.fits(call, ways) and known.has_its_hooks():
                 return known
-        capture = self.program.capture(tree, call)
+        refuse_meta(tree, call.leaves)
+        capture = self.program.annotated(tree, call, ways)
         captured = capture.module(tree)
         if not isinstance(self.plan, Plan):
             self.plan = self.plan(captured)
             self.program.history.append(f"plan: {self.plan}")
         elif not (self.graphs or self.program.is_from_file):
-            PlanError.unless_none("cannot cut this graph by the plan", self.plan.problems(captured.graph))
-        marked = Pipeline((MarkBoundaries(self.plan, self._classes(capture)),)).run(captured)
+            late = ", older than its layers; decouple dni_fx.recouple(model) anew" if self.filled() else ""
+            doing = f"cannot cut this graph by the plan{late}"
+            PlanError.unless_none(doing, self.plan.problems(captured.graph))
+        plan = refit(self.plan, dataflow(captured)) if self.graphs else self.plan
+        marked = Pipeline((MarkBoundaries(plan, self._classes(capture)),)).run(captured)
         specs = tuple(spec for _, spec in boundaries(marked))
         self._fill(tree, specs)
         if self.program.example is None:
             self.program.example = replace(call, leaves=tuple(leaf.detach() for leaf in call.leaves))
-        code = Marked(marked.graph, specs, compile_graph(marked.graph))
-        made = CutGraph(key, modules, capture, code, road(tree, split_stages(marked, self.plan)))
+        code = Marked(marked.graph, specs, compile_graph(marked.graph), condition_of(capture.sizes.condition))
+        hooks = hooks_passed_by(capture.graph, tree)
+        made = CutGraph(key, modules, capture, code, road(tree, split_stages(marked, plan)), hooks)
         self.graphs.append(made)
         return made
 
@@ -213,18 +282,3 @@ class Cutting:
 
 _MANY = 1024
 """Classes beyond which a context is not prepared for unasked: its weights would outgrow the stage."""
-
-
-def run_stages(road: Road, values: dict[str, Any], dnis: Mapping[str, DNI]) -> list[Any]:
-    """Run stage after stage; each runs backward at once where its gradient is known by then."""
-    for stage, drops in zip(road.stages, road.drops, strict=True):
-        mine = [dnis[name] for name in stage.crossings]
-        if stage.is_releasable and all(dni.mix == 0 for dni in mine):
-            values |= release(stage, values, mine)
-        else:
-            values |= stage.run(stage.reads(values))
-            for name, dni in zip(stage.crossings, mine, strict=True):
-                values[name] = dni(values[name])
-        for name in drops:
-            values.pop(name, None)
-    return road.result(values)

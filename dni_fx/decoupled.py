@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from typing_extensions import override
 from dni_fx.cutting import Cutting
 from dni_fx.dni import DNI
 from dni_fx.errors import DniError
+from dni_fx.hooks import guard_hooks
+from dni_fx.refusals import refuse_shards
 from passes.boundary import CONTAINER
 from passes.shell import shell
 
@@ -37,6 +40,17 @@ class Decoupled(nn.Module):
     def gradient_scale(self, value: float) -> None:
         self._dni.step.gradient_scale = float(value)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Nothing: TorchScript is refused, since it would leave the boundaries out.
+
+        Raises:
+            DniError: always.
+        """
+        raise DniError(
+            f"torch.jit.script cannot compile {type(self).__name__}: it is cut, and TorchScript knows no "
+            "boundaries. Script dni_fx.recouple(model)."
+        )
+
     @override
     def forward(self, *args: Any, dni_context: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """What the original model returns for the same arguments, bit for bit.
@@ -48,9 +62,14 @@ class Decoupled(nn.Module):
         Raises:
             CaptureError: no front-end can capture the model.
             PlanError: the captured graph cannot be cut as asked.
+            DniError: the call is one that would go around the boundaries.
         """
         if not (self.training and torch.is_grad_enabled()):
             return run_original(self, args, kwargs)
+        if torch.compiler.is_dynamo_compiling():
+            from dni_fx.traced import run_traced  # brings in the compiler, which takes long to import
+
+            return run_traced(self._dni, self, args, kwargs, dni_context)
         return self._dni.forward(self, args, kwargs, dni_context)
 
 
@@ -78,9 +97,19 @@ def attach(tree: nn.Module, cutting: Cutting) -> Decoupled:
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """A shell of a model with its own class and without its DNIs; of any other model, a plain shell."""
+    """A shell of a model with its own class and without its DNIs; of any other model, a plain shell.
+
+    Raises:
+        DniError: a part of the model is sharded.
+        ShellError: something in it cannot be copied.
+    """
+    return shell(_undressed(model))
+
+
+def _undressed(model: nn.Module) -> nn.Module:
+    refuse_shards(model)
     if not isinstance(model, Decoupled):
-        return shell(model)
+        return model
     twin = object.__new__(type(model).__mro__[2])
     state = {name: value for name, value in vars(model).items() if name != "_dni"}
     state["_modules"] = {name: child for name, child in state["_modules"].items() if name != CONTAINER}
@@ -88,12 +117,17 @@ def detach(model: nn.Module) -> nn.Module:
         state["forward"] = cutting_of(model).instance_forward
     state.pop("_ddp_params_and_buffers_to_ignore", None)
     twin.__dict__.update(state)
-    return shell(twin)
+    return twin
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """Like `detach`, but with dictionaries of its own, so that whoever scribbles on it alters nothing."""
-    return shell(detach(model), replace=lambda tensor: tensor)
+    """Like `detach`, but with dictionaries of its own, so that whoever scribbles on it alters nothing.
+
+    It is to be traced, so its hooks are guarded.
+    """
+    tree = shell(_undressed(model), replace=lambda tensor: tensor)
+    guard_hooks(tree)
+    return tree
 
 
 def run_original(model: Decoupled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -140,14 +174,22 @@ def _with_cuts(cls: type[nn.Module]) -> type[Decoupled]:
 
 def _reduce(self: Decoupled) -> tuple[Any, ...]:
     """How copy and pickle make another one: from the user's class, since ours has no name to import."""
-    return _blank, (type(self).__mro__[2],), vars(self)
+    return _blank, (type(self).__mro__[2],), _state(self)
 
 
 def _deep_copied(self: Decoupled, memo: dict[int, Any]) -> Decoupled:
     """A copy that a `__deepcopy__` of the user's class (fx has one) would make of the wrong class."""
     twin = memo[id(self)] = _blank(type(self).__mro__[2])
-    vars(twin).update(copy.deepcopy(vars(self), memo))
+    with warnings.catch_warnings():
+        # Exported graphs hold tree specs, a class that torch's own copying makes it warn of.
+        warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec", FutureWarning)
+        vars(twin).update(copy.deepcopy(_state(self), memo))
     return twin
+
+
+def _state(model: Decoupled) -> dict[str, Any]:
+    """What copies take over: not what `compile()` left, code that runs the original."""
+    return {name: value for name, value in vars(model).items() if name != "_compiled_call_impl"}
 
 
 def _blank(cls: type[nn.Module]) -> Decoupled:

@@ -15,7 +15,6 @@ https://arxiv.org/abs/1608.05343. This file and `release.py` are the two that be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -23,43 +22,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
+from dni_fx.compiled import interfaced, number_of
 from dni_fx.errors import StageError, SynthesizerError
 from dni_fx.interface import Interface
 from dni_fx.learning import Adam
+from dni_fx.step import Step, Synthesis
 from dni_fx.synthesizers import Synthesizer
 from passes import BoundarySpec
 
 _MEMORY = 0.99
 """How much of the running mean square of the targets stays at each new one."""
-
-
-@dataclass
-class Step:
-    """What every DNI of one model must know of the step that is under way.
-
-    `context` is what the synthesizers may see beside the value. `batch` is the batch size of the input,
-    `gradient_scale` what the user's loop multiplies its loss by. `exact` sends true gradients up
-    everywhere. With `record`, DNIs keep how well they guessed.
-    """
-
-    context: Tensor | None = None
-    batch: int = 1
-    gradient_scale: float = 1.0
-    exact: bool = False
-    record: bool = False
-
-
-@dataclass
-class Synthesis:
-    """One guess: per-sample gradients, the units that they are in, and what they were made for."""
-
-    gradients: tuple[Tensor, ...]
-    units: Tensor
-    objective: Tensor | None
-    batch: int
-    gradient_scale: float
-    record: bool
-    fired: bool = field(default=False)
 
 
 class DNI(nn.Module):
@@ -83,6 +55,7 @@ class DNI(nn.Module):
         self.cosine: Tensor | None = None
         self.__dict__["now"] = step  # shared by all DNIs of a model
         self._count: int | None = None
+        self._number = number_of(self)
         self._apply(lambda tensor: tensor)  # a learner for half precision is kept in full precision, too
 
     @property
@@ -101,13 +74,47 @@ class DNI(nn.Module):
             SynthesizerError: the guess has not the shape of the value.
         """
         now: Step = self.__dict__["now"]
-        mix = self.mix
         if not (torch.is_grad_enabled() and value.requires_grad):
             return value
-        if mix == 1 and not (self._learns(now) or self._is_warming()):
-            return value  # nobody has a use for a guess
+        if torch.compiler.is_dynamo_compiling():
+            return interfaced(value, now.clock, self._number)
+        mix = self.mix
+        if not self._guesses(mix):
+            return value
         synthesis = self.synthesize((value.detach(),))
         return cast("Tensor", _Substitute.apply(self, synthesis, mix, value))
+
+    def guess(self, value: Tensor) -> tuple[Synthesis | None, float]:
+        """A guess, if one is needed, for a value in compiled code, and the part of the true gradient.
+
+        The value is copied for the learner: compiled code writes to its memory before backward.
+        """
+        mix = self.mix
+        if not self._guesses(mix):
+            return None, mix
+        return self.synthesize((value.clone() if self._learns(None) else value,)), mix
+
+    def learn(self, guessed: tuple[Synthesis | None, float], true: Tensor) -> Tensor:
+        """What goes up from a value in compiled code when the true gradient has arrived.
+
+        Raises:
+            StageError: this guess was regressed already.
+        """
+        synthesis, mix = guessed
+        up = (true,) if synthesis is None else self.answer(synthesis, (true,), (true,), mix)
+        return cast("Tensor", up[0])
+
+    def answer(
+        self, synthesis: Synthesis, values: Sequence[Tensor], true: Sequence[Tensor | None], mix: float
+    ) -> tuple[Tensor | None, ...]:
+        """What `upward` sends when the true gradients arrive, after which the guess is regressed on them.
+
+        Raises:
+            StageError: this guess was regressed already.
+        """
+        up = () if synthesis.fired else self.upward(synthesis, values, true, mix)
+        self.regress(synthesis, true)
+        return up
 
     def synthesize(self, values: tuple[Tensor, ...]) -> Synthesis:
         """A guess for detached values, each `(batch, *features)`, with a graph to the learner's parameters.
@@ -212,6 +219,10 @@ class DNI(nn.Module):
                 there = [each for each in waiting if each is not None]
                 parameter.grad = torch.stack(there).sum(0) if there else None
 
+    def _guesses(self, mix: float) -> bool:
+        """Whether anybody has a use for a guess."""
+        return mix != 1 or self._learns(self.__dict__["now"]) or self._is_warming()
+
     def _learns(self, now: Step | None) -> bool:
         return any(True for _ in self.learner.parameters()) and not (now is not None and now.exact)
 
@@ -233,6 +244,11 @@ class DNI(nn.Module):
         if self._count is None:
             self._count = int(self.get_buffer("seen"))
         return self._count
+
+    @override
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._number = number_of(self)  # a copy's own
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -266,11 +282,7 @@ class _Substitute(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *true: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if ctx.synthesis.fired:
-            ctx.dni.regress(ctx.synthesis, true)  # raises: a second backward
-        up = ctx.dni.upward(ctx.synthesis, ctx.like, true, ctx.mix)
-        ctx.dni.regress(ctx.synthesis, true)
-        return None, None, None, *up
+        return None, None, None, *ctx.dni.answer(ctx.synthesis, ctx.like, true, ctx.mix)
 
 
 def _wide(guess: Tensor) -> torch.dtype:

@@ -29,3 +29,19 @@ class ExportError(DniError):
 
 class FileError(DniError):
     """A file cannot be read, is not what it claims to be, or cannot be written."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says in one line, with its type unless it was raised on purpose.
+
+    >>> reason_of(CaptureError("no")), reason_of(ValueError("no"))
+    ('no', 'ValueError: no')
+    """
+    return (
+        first_line(error) if isinstance(error, DniError) else f"{type(error).__name__}: {first_line(error)}"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import traceback
 
-from dni_fx.errors import ExportError
+from dni_fx.errors import ExportError, first_line
+from dni_fx.literals import leave_out_literals
 from dni_fx.marker import Marker
 from passes.anchors import ANCHOR
 from passes.boundary import CONTAINER
@@ -67,12 +68,12 @@ def export_graph(
         try:
             return Exported(_export(runner, *_with_open_batch(leaves)), "")
         except Exception as error:  # torch.export reports one cause in several types
-            fixed = _first_line(error)
+            fixed = first_line(error)
     try:
         return Exported(_export(runner, leaves, None), fixed)
     except Exception as error:
         raise ExportError(
-            f"cannot export the graph: {_first_line(error)}. A file can hold only what is made of torch "
+            f"cannot export the graph: {first_line(error)}. A file can hold only what is made of torch "
             "operators; save the model's state instead."
         ) from error
 
@@ -118,6 +119,7 @@ def _annotated(graph: fx.Graph, stage_of: Mapping[str, int]) -> fx.Graph:
         if "anchor" in node.meta:
             copy.meta["custom"] = {ANCHOR: str(node.meta["anchor"]), STAGE: stage_of[node.name]}
             copy.meta[_STACK] = {"": ("", nn.Module), **(node.meta.get(_STACK) or {})}
+    leave_out_literals(annotated)
     return annotated
 
 
@@ -163,7 +165,3 @@ def _quiet() -> Generator[None, None, None]:
         # An LSTM keeps its parameters in a list as well; torch.export swaps and restores them there.
         warnings.filterwarnings("ignore", message=r"The tensor attributes? .*_flat_weights")
         yield
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

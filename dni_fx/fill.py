@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
-from dni_fx.dni import DNI, Step
+from dni_fx.dni import DNI
 from dni_fx.errors import SynthesizerError
 from dni_fx.interface import Interface
+from dni_fx.step import Step
 from dni_fx.synthesizers import Synthesizer
 from passes import BoundarySpec
 

@@ -28,7 +28,7 @@ class Adam(nn.Module):
             for kind in ("first", "second", "pending"):
                 self.register_buffer(f"{kind}_{i}", torch.zeros_like(parameter, requires_grad=False))
         self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("is_pending", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("is_pending", torch.zeros((), dtype=torch.long))  # averages take no bool
         self._has_pending: bool | None = None
 
     def collect(self, gradients: Sequence[Tensor | None]) -> None:

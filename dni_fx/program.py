@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,10 +15,16 @@ from torch import fx, nn
 
 from dni_fx.calls import Call, Form
 from dni_fx.errors import CaptureError
+from dni_fx.hooks import hooks_of, hooks_passed_by, numbers_of
+from dni_fx.randomness import kept_random_state
+from dni_fx.sizes import Sizes
 from passes import Named, PreconditionError
 from passes.anchors import set_anchors
 from passes.annotate_shapes import annotate
 from passes.boundary import CONTAINER
+from passes.branches import Way
+
+_MANY_WAYS = {10, 100, 1000}
 
 
 @dataclass(frozen=True)
@@ -27,22 +34,23 @@ class Capture:
     The placeholders of `graph` are the call's tensors in order; its output is the flat list that
     `out_spec` gives its nesting back. Its targets are paths into the model's own tree. `constants`
     are tensors (and graphs of regions) that the capture found in the code and not in the tree. `sizes`
-    holds, where not empty, the sizes that the tensors must have, None where any will do.
+    says which sizes of the tensors it is right for, `shapes` which they had when it was captured. `ways`
+    holds what the code saw where it branched on data: other data raises `BranchError` there. `hooks` are the
+    numbers of those hooks that were on the modules it goes through: they are part of the graph.
     """
 
     graph: fx.Graph
     out_spec: pytree.TreeSpec
     constants: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    sizes: tuple[tuple[int | None, ...], ...] = ()
+    sizes: Sizes = field(default_factory=Sizes)
+    shapes: tuple[torch.Size, ...] = ()
+    ways: tuple[Way, ...] = ()
+    hooks: tuple[int, ...] = ()
 
-    def fits(self, call: Call) -> bool:
-        """Whether the graph can take tensors of these sizes."""
-        return all(
-            leaf.dim() == len(size)
-            and all(want in (None, have) for want, have in zip(size, leaf.shape, strict=True))
-            for leaf, size in zip(call.leaves, self.sizes, strict=False)
-        )
+    def fits(self, call: Call, ways: tuple[Way, ...] = ()) -> bool:
+        """Whether the graph is right for tensors of these sizes, and first takes these ways."""
+        return self.ways[: len(ways)] == ways and self.sizes.admit(call.leaves)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Capture:
         return self  # nothing in it belongs to one copy of the model
@@ -113,26 +121,55 @@ class Program:
         nodes = ", ".join(str(len(capture.graph.nodes)) for _, capture in self.captures)
         return f"Program of {type(self.tree).__name__}: graphs of {nodes or 'no'} nodes, by {self.frontend}"
 
-    def capture(self, tree: nn.Module, call: Call) -> Capture:
+    def capture(self, tree: nn.Module, call: Call, ways: tuple[Way, ...] = ()) -> Capture:
         """The graph for calling `tree` like this, in its present mode; captured now if there is none.
 
-        `tree` is the program's own or a shell of it. Every node of the graph has its anchor and its
-        `Value`. Random state is left as it was.
+        `tree` is the program's own or a shell of it. Every node of the graph has its anchor. Random state is
+        left as it was. `ways` is what is known of the ways that this data takes.
 
         Raises:
             CaptureError: no front-end can capture the model; says what each of them said.
         """
         key = key_of(tree, call)
         for known, capture in self.captures:
-            if known == key and capture.fits(call):
+            if known == key and capture.fits(call, ways) and capture.hooks == _hooks_in(capture, tree):
                 return capture
-        with torch.random.fork_rng(devices=call.cuda_devices), torch.enable_grad():
-            capture = self.frontend.capture(self.fresh(tree), call)
-            annotate_capture(capture, self.fresh(tree), call)
+        earlier = [capture.shapes for known, capture in self.captures if known == key]
+        with kept_random_state(), torch.enable_grad():
+            capture = self.frontend.capture(self.fresh(tree), call.opened(earlier))
+        set_anchors(capture.graph)
+        if capture.ways[: len(ways)] != ways:
+            raise CaptureError(
+                f"the graph captured by {self.frontend} takes another way than this data: what the code "
+                "branches on differs between two runs on the same input, or the graph comes from a file."
+            )
+        shapes = tuple(leaf.shape for leaf in call.leaves)
+        capture = replace(capture, shapes=shapes, hooks=_hooks_in(capture, tree))
         self.captures.append((key, capture))
+        self._warn_of_many(key)
         mode = "train" if tree.training else "eval"
         self.history += [f"{mode}: {note}" for note in capture.notes]
         return capture
+
+    def annotated(self, tree: nn.Module, call: Call, ways: tuple[Way, ...] = ()) -> Capture:
+        """Like `capture`, and every node of the graph has its `Value`, which planning and cutting ask for.
+
+        Raises:
+            CaptureError: no front-end can capture the model, or its graph cannot run on the example.
+        """
+        capture = self.capture(tree, call, ways)
+        with kept_random_state():
+            _annotate(capture, self.fresh(tree), call)
+        return capture
+
+    def _warn_of_many(self, key: Key) -> None:
+        count = sum(1 for known, capture in self.captures if known == key and capture.ways)
+        if count in _MANY_WAYS:
+            warnings.warn(
+                f"{type(self.tree).__name__} branches on data, and has been captured for {count} ways by "
+                "now. Each new way costs a capture.",
+                stacklevel=2,
+            )
 
 
 def signature_of(model: nn.Module) -> inspect.Signature:
@@ -166,22 +203,19 @@ def modules_of(tree: nn.Module) -> list[nn.Module]:
 
 
 def _hooks(module: nn.Module) -> tuple[int, ...]:
-    """The numbers of the hooks around a module's forward, where tracing makes them part of the graph."""
-    state = vars(module)
-    if not state["_modules"] and type(module).__module__.startswith("torch.nn"):
-        return ()  # such a module is called as it is
-    return (*state["_forward_hooks"], *state["_forward_pre_hooks"])
+    """The numbers of a module's hooks, where they are part of the graph or keep the module whole."""
+    if not vars(module)["_modules"] and type(module).__module__.startswith("torch.nn"):
+        return ()  # such a module is called as it is, or the graph knows its hooks
+    return numbers_of(hooks_of(module))
 
 
-def annotate_capture(capture: Capture, tree: nn.Module, call: Call) -> None:
-    """Give every node of a capture its anchor and its `Value`, unless they are there already.
+def _hooks_in(capture: Capture, tree: nn.Module) -> tuple[int, ...]:
+    return numbers_of(hooks_passed_by(capture.graph, tree))
 
-    Raises:
-        CaptureError: the value of a node cannot be known without running the model on data.
-    """
+
+def _annotate(capture: Capture, tree: nn.Module, call: Call) -> None:
     if all("value" in node.meta for node in capture.graph.nodes if node.op != "output"):
         return
-    set_anchors(capture.graph)
     module = capture.module(tree)
     try:
         annotate(module, call.leaves)

@@ -10,6 +10,7 @@ bend autograd.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dni_fx.dni import DNI, Synthesis
-from dni_fx.stage import Stage, carries_gradient, detached
+from dni_fx.dni import DNI
+from dni_fx.gradients import gradients_of
+from dni_fx.stage import Road, Stage, carries_gradient, detached
+from dni_fx.step import Synthesis
 
 
 @dataclass
@@ -49,6 +52,38 @@ def release(stage: Stage, values: Mapping[str, Any], dnis: Sequence[DNI]) -> dic
     return run.written | dict(zip(stage.crossings, crossing, strict=True))
 
 
+def run_stages(road: Road, values: dict[str, Any], dnis: Mapping[str, DNI]) -> list[Any]:
+    """Run stage after stage; each runs backward at once where its gradient is known by then."""
+    for stage, drops in zip(road.stages, road.drops, strict=True):
+        mine = [dnis[name] for name in stage.crossings]
+        if stage.may_run_early(values) and all(dni.mix == 0 for dni in mine):
+            values |= release(stage, values, mine)
+        else:
+            values |= stage.run(stage.reads(values))
+            for name, dni in zip(stage.crossings, mine, strict=True):
+                values[name] = dni(values[name])
+        for name in drops:
+            values.pop(name, None)
+    return road.result(values)
+
+
+def own_saved_tensors() -> AbstractContextManager[Any]:
+    """Inside, what backward needs is kept as it is, whatever hooks on saved tensors were set outside.
+
+    A checkpoint would run the whole step again to get its tensors back, and the learners would learn twice.
+    """
+    if _saved_tensors_hooks(False) is None:
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+_saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+
 class _Release(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Run, inputs: int, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -67,7 +102,7 @@ class _Release(torch.autograd.Function):
         ]
         ctx.run = run
         ctx.set_materialize_grads(False)
-        ctx.gradients = _backward(leaving, upward, [*leaves, *tensors[inputs:]])
+        ctx.gradients = _backward(leaving, upward, [*leaves, *tensors[inputs:]], run.stage.may_reenter)
         return tuple(below)
 
     @staticmethod
@@ -81,7 +116,10 @@ class _Release(torch.autograd.Function):
 
 
 def _backward(
-    leaving: Sequence[Tensor], upward: Sequence[Tensor | None], wanted: Sequence[Tensor]
+    leaving: Sequence[Tensor],
+    upward: Sequence[Tensor | None],
+    wanted: Sequence[Tensor],
+    may_reenter: bool,
 ) -> Sequence[Tensor | None]:
     """Gradients of `wanted` when `upward` arrives at `leaving`. Hooks on `wanted` wait: they run later."""
     known = [(value, up) for value, up in zip(leaving, upward, strict=True) if value.requires_grad]
@@ -92,9 +130,8 @@ def _backward(
         tensor._backward_hooks = None
     try:
         with torch.autocast(leaving[0].device.type, enabled=False):
-            return torch.autograd.grad(
-                [value for value, _ in known], wanted, [up for _, up in known], allow_unused=True
-            )
+            values, ups = zip(*known, strict=True)
+            return gradients_of(values, ups, wanted, may_reenter)
     finally:
         for tensor, hook in hooks:
             tensor._backward_hooks = hook

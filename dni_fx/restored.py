@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from dni_fx.calls import Call, Form, call_of
 from dni_fx.errors import CaptureError
+from dni_fx.hooks import hooks_of, passed_by
 from dni_fx.program import Capture, FrontEnd, Program, signature_of
 from passes.anchors import ANCHOR
 from passes.code import compile_graph
@@ -29,6 +30,7 @@ class Saved(FrontEnd):
     captures: Mapping[bool, Capture] = field(default_factory=dict[bool, Capture])
     form: Form | None = None
     missing: str = ""
+    where: str = "this file"
 
     @override
     def __str__(self) -> str:
@@ -39,23 +41,30 @@ class Saved(FrontEnd):
         """The graph for the model's mode.
 
         Raises:
-            CaptureError: the file holds none for this mode, or for calls of another form.
+            CaptureError: the file holds none for this mode, or for calls of another form, or there is a hook
+                that no graph from a file runs.
         """
         found = self.captures.get(model.training)
         if found is None:
             mode = "train" if model.training else "eval"
-            raise CaptureError(f"this file holds no graph for {mode} mode: {self.missing}")
+            raise CaptureError(f"{self.where} holds no graph for {mode} mode: {self.missing}")
         if self.form is not None and (self.form.spec, self.form.constants) != (
             call.form.spec,
             call.form.constants,
         ):
             names, wanted = ", ".join(call.form.names), ", ".join(self.form.names)
-            raise CaptureError(f"the graphs in this file take ({wanted}), and this call passes ({names}).")
+            raise CaptureError(f"the graphs in {self.where} take ({wanted}), and this call passes ({names}).")
         if not found.fits(call):
             shapes = ", ".join(str(tuple(leaf.shape)) for leaf in call.leaves)
             raise CaptureError(
-                f"the graph in this file takes inputs of sizes {found.sizes}, and got {shapes}."
+                f"the graph in {self.where} takes inputs of sizes {found.sizes.fixed}, and got {shapes}."
             )
+        for path, module in passed_by(found.graph, model):
+            if any(hooks_of(module)):
+                raise CaptureError(
+                    f"{self.where} holds a graph that would not run the hook on {path}. Remove it, or "
+                    "register it on the model itself."
+                )
         return found
 
 

@@ -16,14 +16,17 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from dni_fx import archive
-from dni_fx.calls import Call, Form, call_of, form_of
+from dni_fx.calls import Call, Form, form_of
 from dni_fx.cutting import CutGraph
 from dni_fx.decoupled import Decoupled, bare, cutting_of, detach, dnis
 from dni_fx.errors import ExportError, FileError
 from dni_fx.exported import Exported, export_graph
+from dni_fx.literals import Literal, literals_of, put_literals
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.program import Capture, Program, signature_of
+from dni_fx.refusals import refuse_own_hooks
 from dni_fx.restored import Restored, Saved, plant, restored_class, without_markers
+from dni_fx.sources import exported_program
 from dni_fx.unlifted import capture_of
 from passes import Plan
 from passes.anchors import set_anchors
@@ -55,8 +58,9 @@ def inference_program(cut: Decoupled, call: Call) -> Exported:
     """The eval graph of a cut model, its boundaries visible, as an exported program.
 
     Raises:
-        ExportError: torch.export refuses the graph.
+        ExportError: torch.export refuses the graph, or a hook would be lost.
     """
+    refuse_own_hooks(cut)
     with eval_mode(cut), torch.no_grad():
         return _export(cut, cutting_of(cut).graph(cut, call), call)
 
@@ -68,14 +72,20 @@ def save(cut: Decoupled, call: Call, path: str | os.PathLike[str]) -> str:
         FileError: the file cannot be written, or the model holds something that a file cannot.
         ExportError: the inference graph cannot be exported.
     """
+    with eval_mode(cut), torch.no_grad():
+        literals = {"eval": literals_of(cutting_of(cut).graph(cut, call).capture.graph)}
     programs = {"eval": inference_program(cut, call).program}
     missing = ""
     try:
         with training_mode(cut), torch.enable_grad():
-            programs["train"] = _export(cut, cutting_of(cut).graph(cut, call), call).program
+            graph = cutting_of(cut).graph(cut, call)
+            literals["train"] = literals_of(graph.capture.graph)
+            programs["train"] = _export(cut, graph, call).program
     except ExportError as error:
         missing = str(error)
-    archive.write(path, programs, cutting_of(cut).interfaces.state_dict(), _meta(cut, call, missing))
+    archive.write(
+        path, programs, cutting_of(cut).interfaces.state_dict(), _meta(cut, call, missing, literals)
+    )
     return missing
 
 
@@ -98,7 +108,7 @@ def open_cut(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Ope
         for name, parameter in tree.named_parameters(remove_duplicate=False):
             parameter.requires_grad_(name in meta["trainable"])
         leaves = read.programs["eval"].example_inputs[0]  # pyright: ignore[reportOptionalSubscript]
-        captures = {mode == "train": _capture(program, tree, meta) for mode, program in read.programs.items()}
+        captures = {mode == "train": _capture(mode, each, tree, meta) for mode, each in read.programs.items()}
         frontend = Saved(captures, form, meta["missing"])
         program = _finish(tree, frontend, Call(_typed(form, leaves), tuple(leaves)), meta["history"])
         plan = Plan.from_json(json.dumps(meta["plan"]))
@@ -126,7 +136,7 @@ def _export(cut: Decoupled, graph: CutGraph, call: Call) -> Exported:
     return export_graph(tree, marked, call.leaves, stage_of=stages)
 
 
-def _meta(cut: Decoupled, call: Call, missing: str) -> dict[str, Any]:
+def _meta(cut: Decoupled, call: Call, missing: str, literals: Mapping[str, list[Literal]]) -> dict[str, Any]:
     original = detach(cut)
     plan = cutting_of(cut).plan
     assert isinstance(plan, Plan)
@@ -144,6 +154,7 @@ def _meta(cut: Decoupled, call: Call, missing: str) -> dict[str, Any]:
         + [name for name, _ in original.named_buffers(remove_duplicate=False)],
         "call": _described(call, signature_of(original)),
         "result": pytree.treespec_dumps(cutting_of(cut).graphs[0].capture.out_spec),
+        "literals": literals,
         "missing": missing,
     }
 
@@ -188,10 +199,11 @@ def _signature(parameters: list[Any]) -> inspect.Signature:
     )
 
 
-def _capture(program: ExportedProgram, tree: nn.Module, meta: Mapping[str, Any]) -> Capture:
+def _capture(mode: str, program: ExportedProgram, tree: nn.Module, meta: Mapping[str, Any]) -> Capture:
     found = capture_of(program, tree, {})
     without_markers(found.graph, meta["boundaries"])
     set_anchors(found.graph)
+    put_literals(found.graph, meta.get("literals", {}).get(mode, ()))
     spec = pytree.treespec_loads(meta["result"]) if "result" in meta else found.out_spec
     return Capture(found.graph, spec, found.constants, (), found.sizes)
 
@@ -208,26 +220,5 @@ def _is_plain(value: object) -> bool:
 
 def _foreign(read: archive.Archive, path: Path) -> Program:
     (program,) = read.programs.values()
-    args, kwargs = program.example_inputs or ((), {})
-    if not (args or kwargs):
-        raise FileError(
-            f"cannot use {path}: it holds no example inputs. Save it again with torch.export.save."
-        )
-    names = [f"input_{i}" for i in range(len(args))]
-    user = [str(name) for name in program.graph_signature.user_inputs]
-    if len(user) == len(args) and not kwargs:
-        names = user
-    kinds = inspect.Parameter
-    parameters = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in names]
-    parameters += [kinds(name, kinds.KEYWORD_ONLY) for name in kwargs]
-    signature = inspect.Signature(parameters)
-    tree = restored_class(Path(path).stem.replace("-", "_"), signature)()
-    plant(tree, program)
-    call = call_of(signature, args, kwargs)
-    capture = capture_of(program, tree, dict(call.form.constants), (f"saved: a program of {path.name}",))
-    # Where nothing in the graph depends on the mode, it serves both.
-    modes = (True, False) if read.training is None else (read.training,)
-    missing = (
-        "it was exported in the other mode, which is part of its operations; export it again in this one."
-    )
-    return _finish(tree, Saved(dict.fromkeys(modes, capture), call.form, missing), call, [])
+    name, note = path.stem.replace("-", "_"), f"saved: a program of {path.name}"
+    return exported_program(program, name, read.training, "this file", note)

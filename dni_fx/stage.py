@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from typing_extensions import override
 
 from passes.code import compile_graph
 from passes.split_stages import Name, Part, Split
+from passes.values import value_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Stage:
     def __init__(self, tree: nn.Module, part: Part) -> None:
         self.code = Code(part, compile_graph(part.graph))
         self.tree = tree
+        nodes = [node for node in part.graph.nodes if "value" in node.meta]
+        self._written = {name for node in nodes for name in value_of(node).mutates} & set(part.reads)
+        self.may_reenter = any(_is_own_code(tree, node) for node in part.graph.nodes)
         self._owners = [(tree.get_submodule(path), leaf) for path, _, leaf in _split_names(part.parameters)]
 
     @override
@@ -52,6 +56,13 @@ class Stage:
     def is_releasable(self) -> bool:
         """Whether its gradients depend on nothing but what its boundaries send: no output of the model."""
         return bool(self.code.part.crossings) and not self.code.part.outputs
+
+    def may_run_early(self, values: Mapping[str, Any]) -> bool:
+        """Whether it may run backward before the rest of the model runs forward.
+
+        What it writes to a tensor of the caller, who wants a gradient for it, is part of the caller's graph.
+        """
+        return self.is_releasable and not any(carries_gradient(values[name]) for name in self._written)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that the stage reads, by their names in the model; tied ones once."""
@@ -114,6 +125,14 @@ def carries_gradient(value: object) -> bool:
 def detached(value: Any) -> Any:
     """A value without its history; anything but a tensor as it is."""
     return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def _is_own_code(tree: nn.Module, node: fx.Node) -> bool:
+    """Whether a node runs a module that is no layer of torch's own, in which there may be a checkpoint."""
+    if node.op != "call_module":
+        return False
+    module = tree.get_submodule(str(node.target))
+    return bool(vars(module)["_modules"]) or not type(module).__module__.startswith("torch.nn")
 
 
 def _look_up(item: Any, values: Mapping[str, Any]) -> Any:

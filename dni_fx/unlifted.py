@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.fx.node import map_arg
 
 from dni_fx.program import Capture
+from dni_fx.sizes import Sizes, sizes_of
 
 _KEPT = ("nn_module_stack", "custom")
 
@@ -35,18 +36,18 @@ def capture_of(
     return Capture(graph, out_spec, constants, tuple(notes), sizes)
 
 
-def _fix(graph: fx.Graph, fixed: Mapping[int, Any]) -> tuple[tuple[int | None, ...], ...]:
-    """Leave only placeholders of tensors; returns the sizes that each of them must have."""
-    sizes: list[tuple[int | None, ...]] = []
+def _fix(graph: fx.Graph, fixed: Mapping[int, Any]) -> Sizes:
+    """Leave only placeholders of tensors; returns the sizes that they must have."""
+    inputs: list[Tensor] = []
     for i, node in enumerate([node for node in graph.nodes if node.op == "placeholder"]):
         if i not in fixed:
-            sizes.append(tuple(size if isinstance(size, int) else None for size in node.meta["val"].shape))
+            inputs.append(node.meta["val"])
             continue
         for user in list(node.users):
             user.args = map_arg(user.args, lambda n, node=node, i=i: fixed[i] if n is node else n)
             user.kwargs = map_arg(user.kwargs, lambda n, node=node, i=i: fixed[i] if n is node else n)
         graph.erase_node(node)
-    return tuple(sizes)
+    return sizes_of(inputs)
 
 
 def _constants(graph: fx.Graph, module: fx.GraphModule, tree: nn.Module) -> dict[str, Any]:
@@ -63,7 +64,6 @@ def _constants(graph: fx.Graph, module: fx.GraphModule, tree: nn.Module) -> dict
 
 def _resolves(tree: nn.Module, path: str) -> bool:
     try:
-        attrgetter(path)(tree)
+        return isinstance(attrgetter(path)(tree), Tensor | nn.Module)
     except AttributeError:
         return False
-    return True

@@ -12,21 +12,23 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from dni_fx.assembly import (
     Inputs,
+    capturing,
     cut_graph,
     cutting_for,
     example_call,
     example_of,
     prepare,
-    program_of,
+    trainable,
     training_graph,
 )
 from dni_fx.checks import Report, check
 from dni_fx.decoupled import Decoupled, attach, cutting_of, detach, dnis
 from dni_fx.dni import DNI
-from dni_fx.errors import DniError, FileError
+from dni_fx.errors import CaptureError, DniError, FileError
 from dni_fx.exporters import EXPORTERS
 from dni_fx.exporters.base import Exporter, Written
 from dni_fx.interface import INTERFACES, Interface
@@ -36,6 +38,7 @@ from dni_fx.program import FrontEnd, Program
 from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Runtime
 from dni_fx.saving import inference_program, open_cut
 from dni_fx.saving import save as write_cut
+from dni_fx.sources import program_of, without_numbers
 from dni_fx.stage import Stage
 from dni_fx.synthesizers import Synthesizer
 from dni_fx.trainer import Epoch, Metric, Training, fit
@@ -45,18 +48,30 @@ from passes.dataflow import dataflow
 DEFAULT_PLAN = "balanced:stages=2"
 
 
-def capture(model: nn.Module, inputs: Inputs, *, frontend: str | FrontEnd = "auto") -> Program:
+@capturing()
+def capture(
+    model: nn.Module | ExportedProgram, inputs: Inputs | None = None, *, frontend: str | FrontEnd = "auto"
+) -> Program:
     """Capture the training graph of a model; the model and the random state are left as they were.
 
+    What is a graph already is taken as it is: a `torch.fx.GraphModule`, unless `frontend` asks for another,
+    and an exported program, which brings an example of its own.
+
     Raises:
-        CaptureError: no front-end can capture the model, or it fails on the example.
+        CaptureError: no front-end can capture the model, there is no example, or the model fails on it.
     """
     if isinstance(model, Decoupled):
         model = detach(model)
     program = program_of(model, frontend)
-    program.example = example_call(program.tree, inputs)
-    with training_mode(program.tree):
-        program.capture(program.tree, program.example)
+    if inputs is not None:
+        program.example = example_call(program.tree, inputs)
+    if program.example is None:
+        raise CaptureError(
+            f"capturing {type(model).__name__} needs an example of its inputs: a tensor, a tuple of "
+            "positional arguments, or a dictionary of keyword arguments."
+        )
+    with torch.inference_mode(False), training_mode(program.tree):
+        without_numbers(program).capture(program.tree, program.example)
     return program
 
 
@@ -71,8 +86,9 @@ def plan(program: Program, policy: str | Policy = DEFAULT_PLAN) -> Plan:
     return chosen.plan(dataflow(training_graph(program)))
 
 
+@capturing()
 def decouple(
-    model: nn.Module | Program,
+    model: nn.Module | ExportedProgram | Program,
     inputs: Inputs | None = None,
     *,
     plan: str | Policy | Plan = DEFAULT_PLAN,
@@ -83,12 +99,13 @@ def decouple(
 ) -> Decoupled:
     """A drop-in for a model that trains in stages; it shares the model's parameters and buffers.
 
-    Without `inputs` the model is captured and cut at its first batch. `synthesizer` is one choice or a
-    map from patterns of boundary names to choices. `context` names the model input that holds the
-    labels, if one does; otherwise pass `dni_context=` when calling the result.
+    Without `inputs` the model is captured and cut at its first batch; so is one on the meta device, which
+    needs memory and numbers by then. `synthesizer` is one choice or a map from patterns of boundary names
+    to choices. `context` names the model input that holds the labels, if one does; otherwise pass
+    `dni_context=` when calling the result.
 
     Raises:
-        DniError: the model is decoupled already.
+        DniError: the model is decoupled already, or has no parameters.
         CaptureError: no front-end can capture the model.
         PlanError, PreconditionError: the graph cannot be cut as asked.
         SynthesizerError: a synthesizer cannot fill a boundary.
@@ -99,24 +116,29 @@ def decouple(
             "this model is decoupled already, and its synthesizers would be lost. To cut it another way, "
             "pass dni_fx.recouple(model)."
         )
-    program = model if isinstance(model, Program) else program_of(model, frontend)
+    program = program_of(model, frontend)
     if inputs is not None:
         program.example = example_call(program.tree, inputs)
+    program = trainable(program)
     cut = attach(detach(program.tree), cutting_for(program, plan, synthesizer, interface, context))
     if program.example is not None:
         prepare(cut, program.example)
     return cut
 
 
+@capturing()
 def decouple_(model: nn.Module, inputs: Inputs | None = None, **options: Any) -> Decoupled:
-    """Like `decouple`, but the model itself becomes the drop-in and is returned."""
-    frontend = options.pop("frontend", "auto")
-    choices = {"plan": DEFAULT_PLAN, "synthesizer": "auto", "interface": "dni", "context": ""} | options
-    program = program_of(model, frontend)
-    program.example = example_call(model, inputs) if inputs is not None else None
-    cut = attach(model, cutting_for(program, **choices))
-    if program.example is not None:
-        prepare(cut, program.example)
+    """Like `decouple`, but the model itself becomes the drop-in; after an error it is as it was.
+
+    Raises:
+        DniError: it is not a module, or as for `decouple`.
+    """
+    if isinstance(model, Program | ExportedProgram):
+        raise DniError(f"a {type(model).__name__} cannot become a drop-in itself: dni_fx.decouple makes one.")
+    cutting = cutting_of(decouple(model, inputs, **options))
+    cut = attach(model, cutting)
+    if cutting.program.example is not None:
+        prepare(cut, cutting.program.example)
     return cut
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -29,13 +30,14 @@ Sizes = tuple[int, ...]
 def annotate(gm: fx.GraphModule, leaves: Sequence[Tensor]) -> None:
     """Every node has a `Value` in `node.meta["value"]`, found from one example for each placeholder.
 
-    No kernel of the model runs, none of its memory is allocated, and buffers and random state stay as
-    they are. The batch size is the first size of the first example that has one; a second run at twice
-    that size tells which sizes follow it. O(V) operations.
+    No kernel of the model runs and none of its memory is allocated, unless a node needs the numbers in a
+    tensor: then the graph runs once on the examples. Buffers and random state stay as they are. The batch
+    size is the first size of the first example that has one; a second run at twice that size tells which
+    sizes follow it. O(V) operations.
 
     Raises:
-        PreconditionError: the examples do not match the placeholders, or a node needs the numbers in a
-            tensor; says which node of which module, and why.
+        PreconditionError: the examples do not match the placeholders, or a node cannot run on them; says
+            which node of which module, and why.
     """
     placeholders = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
     if len(placeholders) != len(leaves):
@@ -44,12 +46,15 @@ def annotate(gm: fx.GraphModule, leaves: Sequence[Tensor]) -> None:
             f"{len(leaves)} examples: give one tensor for each, in order."
         )
     batch = next((leaf.shape[0] for leaf in leaves if leaf.dim()), 0)
-    watch = Watch()
-    sizes = _run(gm, leaves, batch, 1, watch)
     try:
-        larger = _run(gm, leaves, batch, 2, None) if batch else {}
+        sizes = _run(gm, leaves, batch, 1, watch := Watch())
     except PreconditionError:
-        larger = {}  # The model takes this batch size and no other.
+        sizes = _run_on_data(gm, leaves, watch := Watch())
+    try:
+        with _without_reports():
+            larger = _run(gm, leaves, batch, 2, None) if batch else {}
+    except PreconditionError:
+        larger = {}  # The model takes this batch size and no other, or cannot be run on shapes.
     reached: set[fx.Node] = set()  # a weight that happens to be as long as the batch does not follow it
     for node in gm.graph.nodes:
         if node.op == "placeholder" or not reached.isdisjoint(node.all_input_nodes):
@@ -67,13 +72,13 @@ def _run(
     """Sizes of every value that is one tensor, at `times` the batch size."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with torch.inference_mode(False), torch.enable_grad():
-        parts = _parts(gm, fake)
+        parts = _parts(gm, lambda tensor: _faked(tensor, fake))
         inputs = [_faked(leaf, fake) for leaf in leaves]
         for position, leaf in enumerate(leaves):
             if times > 1 and leaf.shape[:1] == (batch,):
                 # As `new_empty` would not, this keeps the memory format.
                 larger = torch.cat([inputs[position].detach()] * times)
-                inputs[position] = larger.requires_grad_(leaf.requires_grad)
+                inputs[position] = _like(leaf, larger)
         if watch is None:
             with fake, OneStep(lambda _: contextlib.nullcontext()):
                 return _Interpreter(gm, parts, None).sizes_at(inputs)
@@ -82,8 +87,35 @@ def _run(
             return _Interpreter(gm, parts, watch).sizes_at(inputs)
 
 
-def _parts(gm: fx.GraphModule, fake: FakeTensorMode) -> dict[str, Any]:
-    """Fake copies of the modules, parameters and buffers that nodes refer to, by target."""
+def _run_on_data(gm: fx.GraphModule, leaves: Sequence[Tensor], watch: Watch) -> dict[fx.Node, Sizes]:
+    """Sizes of every value that is one tensor, from a run on the examples themselves."""
+
+    def kept(tensor: Tensor) -> Tensor:
+        return tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+
+    devices = sorted({leaf.device.index for leaf in leaves if leaf.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        parts = _parts(gm, kept)
+        inputs = [_like(leaf, leaf.detach().clone()) for leaf in leaves]
+        watch.weigh(parts.values())
+        with watch:
+            return _Interpreter(gm, parts, watch).sizes_at(inputs)
+
+
+@contextlib.contextmanager
+def _without_reports() -> Generator[None]:
+    """Inside, torch does not log that an operation has failed on fake tensors."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _parts(gm: fx.GraphModule, copied: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Copies of the modules, parameters and buffers that nodes refer to, by target."""
     held: dict[str, Any] = {}
     holder = nn.Module()
     for node in gm.graph.nodes:
@@ -92,8 +124,8 @@ def _parts(gm: fx.GraphModule, fake: FakeTensorMode) -> dict[str, Any]:
             part = vars(holder)["_modules"] if isinstance(found, nn.Module) else held
             part[str(node.target)] = found
     vars(holder)["held"] = held  # no child and no parameter: names with dots are refused there
-    copied = vars(shell(holder, lambda tensor: _faked(tensor, fake)))
-    return {**copied["_modules"], **copied["held"]}
+    found = vars(shell(holder, copied))
+    return {**found["_modules"], **found["held"]}
 
 
 def _faked(tensor: Tensor, fake: FakeTensorMode) -> Tensor:
@@ -101,7 +133,13 @@ def _faked(tensor: Tensor, fake: FakeTensorMode) -> Tensor:
     copied = cast("Tensor", fake.from_tensor(leaf))
     if copied.is_inference():
         copied = copied.clone()  # autograd takes no tensor made in inference mode
-    return copied.requires_grad_(tensor.requires_grad)
+    return _like(tensor, copied)
+
+
+def _like(tensor: Tensor, copied: Tensor) -> Tensor:
+    """The copy, with a gradient where the tensor has one, and a leaf, not to be written to, if it is one."""
+    copied.requires_grad_(tensor.requires_grad)
+    return copied if tensor.is_leaf else copied.clone()
 
 
 class _Interpreter(fx.Interpreter):

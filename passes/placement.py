@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import numpy as np
 
-from passes.anchors import Anchor
+from passes.anchors import Anchor, base_of
 from passes.dataflow import carrying, computed, precedence
 from passes.plan import Plan
 
@@ -30,6 +30,38 @@ def plan_of(flow: nx.DiGraph[str], cuts: Sequence[int], policy: str) -> Plan:
     stage_of = {anchors[name]: stage for name, stage in stages.items()}
     copies = {anchors[name]: tuple(sorted(others)) for name, others in _copies(flow, stages).items()}
     return Plan(stage_of, copies, policy)
+
+
+def refit(plan: Plan, flow: nx.DiGraph[str]) -> Plan:
+    """The plan for another graph of the same model: where it cannot hold there, values move to later stages.
+
+    The graph of another mode, or of another way through the code, has most values in common with the one that
+    the plan was made for, but may compute them in another order. O(V + E).
+    """
+    units = precedence(flow)
+    stages: dict[int, int] = {}
+    for unit in nx.topological_sort(units):
+        anchors = [flow.nodes[name]["anchor"] for name in units.nodes[unit]["members"]]
+        known = [plan.stage_of[each] for anchor in anchors for each in _known(plan, anchor)]
+        above = [
+            stages[earlier] for earlier in units.pred[unit] if not _is_copied(plan, flow, units, earlier)
+        ]
+        stages[unit] = max([*known, *above], default=0)
+    stage_of = {
+        flow.nodes[name]["anchor"]: stage
+        for unit, stage in stages.items()
+        for name in units.nodes[unit]["members"]
+    }
+    return Plan(stage_of, plan.copies, plan.policy)
+
+
+def _known(plan: Plan, anchor: Anchor) -> list[Anchor]:
+    return [each for each in (anchor, base_of(anchor)) if each in plan.stage_of][:1]
+
+
+def _is_copied(plan: Plan, flow: nx.DiGraph[str], units: nx.DiGraph[int], unit: int) -> bool:
+    """Whether every value of a unit is recomputed where it is read."""
+    return all(flow.nodes[name]["anchor"] in plan.copies for name in units.nodes[unit]["members"])
 
 
 def before(flow: nx.DiGraph[str], cuts: Sequence[int]) -> dict[str, Flags]:

@@ -8,6 +8,7 @@ import io
 import threading
 import types
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar, cast
 
@@ -21,6 +22,12 @@ from passes.errors import GraphError
 M = TypeVar("M", bound=nn.Module)
 Replace = Callable[[Tensor], Tensor]
 
+_ATOMS = {bool, int, float, str, bytes, type(None), type}
+_CONTAINERS = {dict, OrderedDict, list, set}
+_COPYING = {
+    *("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"),
+    *("__getnewargs__", "__getnewargs_ex__", "__slots__"),
+}
 _STATE = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 # What a copy of would be another thing, or cannot be made: two trees use the one that is there.
 _RESOURCES: tuple[type, ...] = (
@@ -63,6 +70,7 @@ def shell(model: M, replace: Replace | None = None) -> M:
     prepared = dict(memo)
     try:
         with _copying(replace):
+            _copy_plain([module for module in originals if _is_plain(type(module))], memo)
             copied = copy.deepcopy(model, memo)
             for module in originals:
                 _complete(module, memo, replace is None)
@@ -73,6 +81,29 @@ def shell(model: M, replace: Replace | None = None) -> M:
             "of the model."
         ) from error
     return copied
+
+
+def _is_plain(cls: type[nn.Module]) -> bool:
+    """Whether copies of the class's objects are made of copies of their attributes, and of nothing else."""
+    return not any(
+        name in _COPYING for base in cls.__mro__[: cls.__mro__.index(nn.Module)] for name in vars(base)
+    )
+
+
+def _copy_plain(modules: list[nn.Module], memo: dict[int, Any]) -> None:
+    """Do what a deep copy would for modules of plain classes, in a fraction of its time."""
+    twins = [object.__new__(type(module)) for module in modules]
+    memo |= {id(module): twin for module, twin in zip(modules, twins, strict=True)}
+    for module, twin in zip(modules, twins, strict=True):
+        vars(twin).update({name: _copied(value, memo) for name, value in vars(module).items()})
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if type(value) in _ATOMS:
+        return value
+    if id(value) not in memo and type(value) in _CONTAINERS and not value:
+        memo[id(value)] = type(value)()
+    return copy.deepcopy(value, memo)
 
 
 class _Tensors(TorchFunctionMode):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,13 +68,18 @@ def split_stages(gm: fx.GraphModule, plan: Plan) -> Split:
         raise PreconditionError("cannot split the graph into stages: mark-boundaries has not run on it")
     markers = {node: spec.name for node, spec in boundaries(gm)}
     marks = {node.all_input_nodes[0]: node for node in markers}
-    names = {node: markers[node] if node in markers else str(node.name) for node in gm.graph.nodes}
+    names = {node: markers.get(node) or _apart(node, markers.values()) for node in gm.graph.nodes}
     maker = _Splitter(plan, names, marks, set(output.all_input_nodes))
     parts = [maker.part(gm, index, computed) for index in range(len(plan))]
     result = _named(output.args[0], names)
-    inputs = tuple(node.name for node in gm.graph.nodes if node.op == "placeholder")
+    inputs = tuple(names[node] for node in gm.graph.nodes if node.op == "placeholder")
     # A result that is a parameter itself is computed by nobody; the last stage hands it over.
     return Split(tuple(parts), inputs, result, _in_order(gm))
+
+
+def _apart(node: fx.Node, taken: Collection[str]) -> str:
+    """The node's name, changed where a boundary has it: what crosses can be read beside the boundary, too."""
+    return f"{node.name}.value" if node.name in taken else node.name
 
 
 class _Splitter:

@@ -4,12 +4,19 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from passes.shell import shell
+
 
 def seeded(model, args, kwargs=None, seed=0):
     """What the model returns from this seed, given copies of the arguments: a model may write to them."""
     torch.manual_seed(seed)
     args = pytree.tree_map(_private, tuple(args))
     return model(*args, **pytree.tree_map(_private, kwargs or {}))
+
+
+def copied(model):
+    """A copy with tensors of its own; other than `deepcopy`, also where a layer keeps a computed weight."""
+    return shell(model, replace=lambda tensor: tensor.detach().clone())
 
 
 def objective(outputs):
@@ -22,10 +29,10 @@ def objective(outputs):
     return total
 
 
-def gradients(model, args, factor=1.0):
+def gradients(model, args, factor=1.0, kwargs=None):
     """Gradients of all parameters for the objective of one call, by name; None where there is none."""
     model.zero_grad()
-    (objective(seeded(model, args)) * factor).backward()
+    (objective(seeded(model, args, kwargs)) * factor).backward()
     return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
 
 
@@ -40,7 +47,8 @@ def assert_same(ours, theirs, tolerance=0.0):
     assert form == other
     for at, (a, b) in enumerate(zip(left, right, strict=True)):
         if isinstance(a, Tensor) and isinstance(b, Tensor):
-            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+            assert (a.shape, a.dtype, a.layout) == (b.shape, b.dtype, b.layout)
+            a, b = (each.to_dense() if each.is_sparse else each for each in (a, b))
             if not a.is_floating_point():
                 assert torch.equal(a, b), f"value {at} of {form}"
                 continue

@@ -25,7 +25,7 @@ def planned(model, inputs, seed):
     those, one that splits a tuple from what unpacks it, or memory from its readers, is no example.
     """
     draw = random.Random(seed)
-    program = dni_fx.capture(model, inputs, frontend="symbolic")
+    program = dni_fx.capture(model, inputs)
     gm = dni_fx.verbs.training_graph(program)
     found = (_orderly if draw.random() < 0.5 else _loose)(gm, draw)
     dense = {stage: i for i, stage in enumerate(sorted(set(found.values())))}

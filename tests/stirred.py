@@ -1,20 +1,19 @@
 """Cut models whose boundaries send something: a fresh one sends zeros, which would prove nothing."""
 
-import copy
-
 import torch
 
 import dni_fx
 from dni_fx.calls import call_of
 from dni_fx.decoupled import cutting_of
 from dni_fx.program import signature_of
+from tests.equality import copied
 from tests.learners import perturb
 from tests.zoo import made
 
 
 def stirred(model, inputs, **options):
     """A cut copy of a model, its learners off their start and their units away from zero."""
-    cut = dni_fx.decouple(copy.deepcopy(model), inputs, **options)
+    cut = dni_fx.decouple(copied(model), inputs, **options)
     return stir(cut)
 
 

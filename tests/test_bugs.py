@@ -11,7 +11,8 @@ from dni_fx.decoupled import detach
 from dni_fx.errors import CaptureError
 from tests.equality import assert_same, seeded
 from tests.stirred import stirred_zoo
-from tests.zoo import made
+from tests.zoo import made, resized
+from tests.zoo.plain import Chain
 
 
 def test_a_graph_module_that_was_decoupled_can_be_copied():
@@ -75,22 +76,6 @@ def test_a_child_with_a_name_that_fx_needs_is_refused_by_name():
         dni_fx.capture(model, torch.zeros(2, 6))
 
 
-def test_code_that_depends_on_data_is_refused_by_every_front_end_in_one_message():
-    """The whole submodule was captured, and its shapes were asked for only after the choice was made."""
-
-    class Branches(nn.Module):
-        def forward(self, x):
-            return x if bool(x.sum() > 0) else -x
-
-    model = nn.Sequential(nn.Linear(6, 6), Branches(), nn.Linear(6, 2))
-    with pytest.raises(CaptureError) as caught:
-        dni_fx.capture(model, torch.zeros(2, 6))
-    assert [line.split(":")[0] for line in str(caught.value).splitlines()[1:] if line.startswith("  * ")] == [
-        "  * symbolic",
-        "  * export",
-    ]
-
-
 def test_a_pickled_drop_in_goes_on_where_it_was(tmp_path):
     """Its class is made at run time, and its graphs are compiled functions: neither can be pickled."""
     cut, (x,) = stirred_zoo("chain", plan="bottleneck")
@@ -136,3 +121,16 @@ def test_layers_unfrozen_after_the_cut_get_boundaries_of_their_own():
     model.layers[0].requires_grad_(True)
     assert_same(seeded(cut, (x,)), seeded(model, (x,)))
     assert before < set(dni_fx.boundaries(cut))
+
+
+def test_a_batch_size_that_len_makes_a_number_of_holds_for_that_batch_alone():
+    """torch.export leaves the type of such a size symbolic: every batch was divided by the first's."""
+
+    class Mean(Chain):
+        def forward(self, x):
+            return super().forward(x).sum() / len(x)
+
+    model, inputs = Mean().double(), made("chain")[1]
+    cut = dni_fx.decouple(copy.deepcopy(model), inputs)
+    for batch in (3, 5):
+        assert_same(seeded(cut, resized(inputs, batch)), seeded(model, resized(inputs, batch)))

@@ -6,17 +6,27 @@ import pytest
 import torch
 
 import dni_fx
-from tests.equality import assert_same, gradients, objective, seeded
+from tests.equality import assert_same, copied, gradients, objective, seeded
 from tests.stirred import early_parameters, stirred_zoo
 from tests.zoo import ZOO
 
-TIED = {"tied-layer", "tied-weight", "one-norm-for-all", "unrolled-cell", "own-parameters", "two-names"}
+TIED = {
+    "tied-layer",
+    "tied-weight",
+    "one-norm-for-all",
+    "unrolled-cell",
+    "two-cells",
+    "own-parameters",
+    "two-names",
+}
 OUTPUTS_EARLY = {
     "early-output",
     "returns-what-crosses",
     "dict-of-outputs",
     "named-outputs",
     "dataclass-output",
+    "deep-supervision",
+    "stacked-recurrence",
 }
 
 
@@ -27,7 +37,7 @@ def test_scaling_the_loss_changes_no_earlier_gradient(name, factor):
     early = early_parameters(cut)
     assert early or name in TIED | OUTPUTS_EARLY
     # Synthesizers take their update when the next forward starts, so each factor gets its own copy.
-    ours, scaled = gradients(copy.deepcopy(cut), inputs), gradients(copy.deepcopy(cut), inputs, factor)
+    ours, scaled = gradients(copied(cut), inputs), gradients(copied(cut), inputs, factor)
     assert_same({at: ours[at] for at in early}, {at: scaled[at] for at in early})
     learning = [at for at in early if cut.get_parameter(at).requires_grad]
     assert not learning or any(ours[at] is not None and ours[at].any() for at in learning)

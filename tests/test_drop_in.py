@@ -228,7 +228,10 @@ def test_a_model_is_not_decoupled_twice_in_place():
     cut = dni_fx.decouple(Chain())
     with pytest.raises(DniError) as caught:
         dni_fx.decouple_(cut)
-    assert str(caught.value) == "this model is decoupled already; dni_fx.recouple(model) undoes that."
+    assert str(caught.value) == (
+        "this model is decoupled already, and its synthesizers would be lost. To cut it another way, pass "
+        "dni_fx.recouple(model)."
+    )
 
 
 def test_in_place_the_model_itself_becomes_the_drop_in():

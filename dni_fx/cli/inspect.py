@@ -111,7 +111,7 @@ def _graph_of(program: Program) -> fx.GraphModule:
     except CaptureError:
         assert program.example is not None
         with eval_mode(program.tree):
-            return program.capture(program.tree, program.example).module(program.tree)
+            return program.annotated(program.tree, program.example).module(program.tree)
 
 
 def _say(facts: dict[str, Any]) -> None:

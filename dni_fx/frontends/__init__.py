@@ -7,6 +7,7 @@ FRONTENDS: Registry[type[FrontEnd]] = Registry(
     "front-end",
     {
         "auto": "dni_fx.frontends.auto:Auto",
+        "dynamo": "dni_fx.frontends.dynamo:Dynamo",
         "export": "dni_fx.frontends.export:Export",
         "symbolic": "dni_fx.frontends.symbolic:Symbolic",
     },

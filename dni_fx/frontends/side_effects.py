@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sized
+import contextlib
+from collections.abc import Generator, Sequence, Sized
 from typing import Any, cast
 
-import numpy as np
-import torch
 from torch import nn
 
 from dni_fx.errors import CaptureError
+from dni_fx.randomness import random_state
 
-_REGISTRIES = {*vars(nn.Module()), "_flat_weights"}  # a recurrent layer restores its list of weights
+# A recurrent layer restores its lists of weights where these have been swapped.
+_REGISTRIES = {*vars(nn.Module()), "_flat_weights", "_flat_weight_refs"}
 
 
 _COMPARABLE = (bytes, int, float, str, list, dict, set)
+
+
+class SideEffectError(CaptureError):
+    """Code that is to be traced sets attributes of a module."""
 
 
 class SideEffects:
@@ -24,50 +28,61 @@ class SideEffects:
     def __init__(self, module: nn.Module, below: bool = False) -> None:
         self._modules = list(module.modules()) if below else [module]
         self._random = random_state()
-        self._before = [_attributes(each) for each in self._modules]
+        self._before = [attributes_of(each) for each in self._modules]
+        self._noticed: set[str] = set()
 
-    def check(self) -> None:
+    @contextlib.contextmanager
+    def noticed(self) -> Generator[None]:
+        """What is set inside is noticed even if it is set back before `check`."""
+        before = [_plain(each) for each in self._modules]
+        yield
+        self._noticed |= _changed(before, [_plain(each) for each in self._modules])
+
+    def check(self, with_torch: bool = True) -> None:
         """Do nothing if nothing happened that a graph would not repeat.
+
+        Without `with_torch`, what drew from torch's generators is known to be in the graph.
 
         Raises:
             CaptureError: random numbers were drawn outside of any operation, or attributes were set.
         """
-        if not _is_same(self._random, random_state()):
+        drawn = slice(None) if with_torch else slice(1, 4)
+        if not is_same(self._random[drawn], random_state()[drawn]):
             raise CaptureError("it draws random numbers that no traced operation makes")
-        changed: set[str] = set()
-        for module, before in zip(self._modules, self._before, strict=True):
-            after = _attributes(module)
-            names = before.keys() | after.keys()
-            changed |= {name for name in names if not _is_same(before.get(name), after.get(name))}
+        changed = self._noticed | _changed(self._before, [attributes_of(each) for each in self._modules])
         if changed := {name for name in changed if not name.startswith("_tensor_constant")}:
-            raise CaptureError(f"it sets {', '.join(sorted(changed))}, which a graph would do once for all")
+            raise SideEffectError(
+                f"it sets {', '.join(sorted(changed))}, which a graph would do once for all"
+            )
 
 
-def random_state() -> tuple[Any, ...]:
-    """The states of all generators that code commonly draws from."""
-    numpy = cast("tuple[Any, ...]", np.random.get_state())
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy[1].tobytes(), numpy[2:]
-
-
-def set_random_state(state: tuple[Any, ...]) -> None:
-    """Go back to a state that `random_state` returned."""
-    torch.set_rng_state(torch.frombuffer(bytearray(state[0]), dtype=torch.uint8))
-    random.setstate(state[1])
-    np.random.set_state(("MT19937", np.frombuffer(state[2], dtype=np.uint32), *state[3]))
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
+def attributes_of(module: nn.Module) -> dict[str, Any]:
     """The module's own buffers and attributes, containers with their length, to compare with later."""
-    plain = {name: value for name, value in vars(module).items() if name not in _REGISTRIES}
+    return _plain(module) | vars(module)["_buffers"]
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
     return {
         name: (value, len(cast("Sized", value))) if isinstance(value, list | dict | set) else value
-        for name, value in (plain | vars(module)["_buffers"]).items()
+        for name, value in vars(module).items()
+        if name not in _REGISTRIES
     }
 
 
-def _is_same(a: Any, b: Any) -> bool:
+def _changed(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> set[str]:
+    """The names of attributes that are not what they were."""
+    return {
+        name
+        for old, new in zip(before, after, strict=True)
+        for name in old.keys() | new.keys()
+        if not is_same(old.get(name), new.get(name))
+    }
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Whether both are one object, equal numbers or texts, or tuples of such."""
     if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(_is_same, a, b))
+        return len(a) == len(b) and all(map(is_same, a, b))
     if a is b or not (isinstance(a, _COMPARABLE) and type(a) is type(b)):
         return a is b
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ from torch import Tensor, fx, nn
 from typing_extensions import override
 
 from dni_fx.calls import Call
-from dni_fx.errors import CaptureError
-from dni_fx.frontends.side_effects import SideEffects, random_state, set_random_state
+from dni_fx.errors import CaptureError, reason_of
+from dni_fx.frontends.side_effects import SideEffects
+from dni_fx.frontends.trial import silence, try_hooks
 from dni_fx.program import Capture, FrontEnd
+from dni_fx.randomness import random_state, set_random_state
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,15 @@ class Symbolic(FrontEnd):
 
     @override
     def capture(self, model: nn.Module, call: Call) -> Capture:
+        try_hooks(model, call)
         tracer = _Tracer(call)
         before, effects = set(model.__dict__), SideEffects(model)
         try:
-            graph = tracer.trace(model)
+            with silence():
+                graph = tracer.trace(model)
             effects.check()
         except Exception as error:  # the model's own code runs here and may raise anything
-            raise CaptureError(f"{type(error).__name__}: {first_line(error)}") from error
+            raise CaptureError(reason_of(error)) from error
         constants = _rename_constants(
             graph, {name: model.__dict__[name] for name in set(model.__dict__) - before}
         )
@@ -42,11 +47,6 @@ class Symbolic(FrontEnd):
         notes += [f"symbolic: kept {path} whole ({reason})" for path, reason in tracer.opaque.items()]
         assert tracer.out_spec is not None
         return Capture(graph, tracer.out_spec, constants, tuple(notes))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), "")
 
 
 class _Tracer(fx.Tracer):
@@ -100,7 +100,7 @@ class _Tracer(fx.Tracer):
             set_random_state(self._random)
             self._roll_back(last)
             self.module_stack, self.num_calls = stack, calls
-            self.opaque[path] = f"{type(error).__name__}: {first_line(error)}"
+            self.opaque[path] = reason_of(error)
             return super().call_module(m, forward, args, kwargs)
 
     @override
@@ -115,11 +115,33 @@ class _Tracer(fx.Tracer):
             del parameter_proxy_cache[name]  # its node was rolled back
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
+    @override
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def _roll_back(self, last: fx.Node) -> None:
         for node in reversed(self.graph.nodes):
             if node is last:
                 return
             self.graph.erase_node(node)
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that writes where the code writes: fx's own would make `x += 1` a new value."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    def write(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
+
+    return write
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(_Proxy, f"__{_name}__", _in_place(_name))
 
 
 def _regions() -> tuple[Any, ...]:

@@ -15,11 +15,12 @@ from typing_extensions import override
 from dni_fx.calls import call_of
 from dni_fx.cutting import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
-from dni_fx.dni import DNI, Synthesis
+from dni_fx.dni import DNI
 from dni_fx.errors import StageError
 from dni_fx.program import signature_of
 from dni_fx.runtimes.base import Loss, OptimizerFactory, Outcome, Runtime, Worker
 from dni_fx.stage import Stage, carries_gradient, detached
+from dni_fx.step import Synthesis
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class _Worker(Worker):
     ) -> Outcome:
         cutting = cutting_of(self.cut)
         call = call_of(signature_of(self.cut), args, kwargs)
-        graph = cutting.graph(self.cut, call)
+        graph = cutting.settled(self.cut, call)  # a stage that has stepped cannot be taken back
         self._refuse_mixing()
         if not graph.road.split.in_order:
             raise StageError(

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni_fx
-from dni_fx.dni import DNI, Step
+from dni_fx.dni import DNI
 from dni_fx.errors import StageError, SynthesizerError
 from dni_fx.interface import Interface
 from dni_fx.runtimes.backprop import Backprop
 from dni_fx.runtimes.local import Local
+from dni_fx.step import Step
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
 from tests.learners import perturb, spec_of
 from tests.stirred import stir

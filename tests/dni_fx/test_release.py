@@ -10,7 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import dni_fx
 from dni_fx.decoupled import cutting_of
 from dni_fx.errors import StageError
-from tests.equality import assert_same, gradients, objective, seeded
+from tests.equality import assert_same, copied, gradients, objective, seeded
 from tests.stirred import stirred_zoo, through_the_nodes
 from tests.zoo import ZOO, made
 
@@ -46,7 +46,7 @@ def test_activations_of_a_stage_are_gone_when_the_next_one_runs(interface, freed
 @pytest.mark.parametrize("name", ZOO)
 def test_gradients_are_those_of_the_path_through_the_nodes(name):
     cut, inputs = stirred_zoo(name, plan="balanced:stages=3")
-    twin = copy.deepcopy(cut)
+    twin = copied(cut)
     torch.manual_seed(0)
     objective(through_the_nodes(twin, *(value.clone() for value in inputs))).backward()
     theirs = {name: p.grad for name, p in twin.named_parameters()}
@@ -186,7 +186,7 @@ def test_an_input_gets_the_synthetic_gradient_of_the_first_stage():
 
 def test_torch_autograd_grad_and_checkpointed_losses_work_too():
     cut, inputs = stirred_zoo("chain", plan="balanced:stages=3")
-    twin = copy.deepcopy(cut)
+    twin = copied(cut)
     names = [name for name, _ in dni_fx.recouple(cut).named_parameters()]
     found = torch.autograd.grad(objective(cut(*inputs)), [cut.get_parameter(name) for name in names])
     wanted = gradients(twin, inputs)

@@ -1,6 +1,7 @@
 """Models of images."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -39,14 +40,68 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         down = torch.relu(self.down(x))
-        deep = torch.relu(self.deep(nn.functional.avg_pool2d(down, 2)))
+        deep = torch.relu(self.deep(F.avg_pool2d(down, 2)))
         bottom = torch.relu(self.bottom(deep))
         up = torch.relu(self.up(torch.cat([bottom, deep], 1)))
-        up = nn.functional.interpolate(up, scale_factor=2.0)
+        up = F.interpolate(up, scale_factor=2.0)
         return self.last(torch.cat([up, down], 1))
+
+
+class Dense(nn.Module):
+    """Every layer reads what all the layers before it made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(2 + 2 * depth, 2, 3, padding=1) for depth in range(4))
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [x]
+        for layer in self.layers:
+            found.append(torch.relu(layer(torch.cat(found, 1))))
+        return self.head(F.adaptive_avg_pool2d(torch.cat(found, 1), 1).flatten(1))
+
+
+class Resized(nn.Module):
+    """Images grow and shrink: transposed, shuffled, interpolated to the size of another, padded, pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, stride=2, padding=1, padding_mode="circular")
+        self.shuffle = nn.Sequential(nn.Conv2d(4, 8, 1), nn.PixelShuffle(2), nn.ReflectionPad2d(1))
+        self.up = nn.ConvTranspose2d(4, 2, 2, stride=2)
+        self.mix = nn.Conv2d(4, 3, 3, padding="same", padding_mode="replicate")
+        self.pool = nn.AdaptiveMaxPool2d((2, None))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = torch.relu(self.stem(x))
+        up, shuffled = self.up(low), torch.tanh(self.shuffle(low))
+        shuffled = F.interpolate(shuffled, size=up.shape[-2:], mode="bilinear", align_corners=False)
+        x = self.mix(torch.cat([up, shuffled], 1))
+        x = F.interpolate(x, scale_factor=1.5, mode="nearest")
+        return self.pool(F.pad(x, (1, 0, 0, 1), value=0.5))
+
+
+class Patches(nn.Module):
+    """Patches are unfolded, mixed and folded back, then sampled where a small net looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.conv = nn.Linear(8, 8), nn.Conv2d(2, 2, 3, padding=1, groups=2)
+        self.look, self.head = nn.Linear(32, 32), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = F.unfold(x, 2, stride=2)
+        x = F.fold(torch.tanh(self.mix(pieces.mT)).mT, (4, 4), 2, stride=2)
+        x = torch.relu(self.conv(x)) + x
+        grid = torch.tanh(self.look(x.flatten(1))).view(-1, 4, 4, 2)
+        return self.head(F.grid_sample(x, grid, align_corners=False).flatten(1))
 
 
 MODELS = {
     "convolutions": lambda: (Convs(), (torch.randn(3, 2, 4, 4),)),
     "u-net": lambda: (UNet(), (torch.randn(3, 2, 4, 4),)),
+    "dense": lambda: (Dense(), (torch.randn(3, 2, 4, 4),)),
+    "resized": lambda: (Resized(), (torch.randn(3, 2, 4, 4),)),
+    "patches": lambda: (Patches(), (torch.randn(3, 2, 4, 4),)),
 }

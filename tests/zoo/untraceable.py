@@ -84,3 +84,46 @@ class Reads(nn.Module):
         for layer in self.layers:
             x = torch.tanh(layer(x))
         return x
+
+
+class BranchesOnData(nn.Module):
+    """The sign of a sum decides which of two layers is run."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.up, self.down = (nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        return self.up(x) if x.sum() > 0 else self.down(x)
+
+
+class ReadsANumber(nn.Module):
+    """A number that is read from a tensor scales the next layer, and decides how often it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.again = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        largest = x.abs().max().item()
+        for _ in range(1 + int(2 * largest)):
+            x = torch.tanh(self.again(x)) / (1 + largest)
+        return x
+
+
+class DropsLayers(nn.Module):
+    """Which layers run is drawn anew at each call, by a number that is read from a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        for layer in self.layers:
+            if not self.training or torch.rand(1).item() > 0.3:
+                x = x + torch.tanh(layer(x))
+        return x

@@ -1,0 +1,49 @@
+"""Gradients of some tensors alone, where the graph lets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction
+
+
+def gradients_of(
+    outputs: Sequence[Tensor],
+    upward: Sequence[Tensor | None],
+    wanted: Sequence[Tensor],
+    may_reenter: bool = True,
+) -> list[Tensor | None]:
+    """The gradients of `wanted` when `upward` arrives at `outputs`; their `.grad` stays as it is.
+
+    A reentrant checkpoint computes its gradients in a backward pass of its own, which fills every `.grad`
+    that it comes to: it is let, and what was there is put back. Where none `may_reenter`, none is looked for.
+    """
+    if not (may_reenter and _is_reentrant(outputs)):
+        return list(torch.autograd.grad(outputs, wanted, upward, allow_unused=True))
+    before = [tensor.grad for tensor in wanted]
+    for tensor in wanted:
+        tensor.grad = None
+    try:
+        torch.autograd.backward(outputs, upward)
+        return [tensor.grad for tensor in wanted]
+    finally:
+        for tensor, gradient in zip(wanted, before, strict=True):
+            tensor.grad = gradient
+
+
+def _is_reentrant(outputs: Sequence[Tensor]) -> bool:
+    """Whether a reentrant checkpoint is among what made these tensors. O(operations)."""
+    waiting: list[Any] = [tensor.grad_fn for tensor in outputs]
+    seen: set[Any] = set()
+    while waiting:
+        function = waiting.pop()
+        if function is None or function in seen:
+            continue
+        if getattr(function, "_forward_cls", None) is CheckpointFunction:
+            return True
+        seen.add(function)
+        waiting += [following for following, _ in function.next_functions]
+    return False

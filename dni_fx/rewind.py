@@ -1,0 +1,55 @@
+"""Going back to before a graph was run, where the data turns out to take another way."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+
+import torch
+from torch import Tensor, nn
+
+from dni_fx.calls import Call
+from dni_fx.program import Capture, modules_of
+from passes.branches import BranchError
+from passes.values import value_of
+
+
+@contextlib.contextmanager
+def rewound(tree: nn.Module, capture: Capture, call: Call, always: bool = False) -> Generator[None]:
+    """Buffers, inputs that are written to and random state are as before if the run inside takes another way.
+
+    With `always` they are so after any run. A graph without branches costs nothing, and is never taken back.
+    """
+    if not capture.ways:
+        yield
+        return
+    devices = call.cuda_devices
+    state = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+    before = [(tensor, tensor.detach().clone()) for tensor in _written(tree, capture, call)]
+    again = always
+    try:
+        yield
+    except BranchError:
+        again = True
+        raise
+    finally:
+        if again:
+            torch.set_rng_state(state[0])
+            for device, each in zip(devices, state[1], strict=True):
+                torch.cuda.set_rng_state(each, device)
+            with torch.no_grad():
+                for tensor, kept in before:
+                    tensor.copy_(kept)
+
+
+def _written(tree: nn.Module, capture: Capture, call: Call) -> list[Tensor]:
+    """Every buffer, and each input that the graph writes to."""
+    buffers = [
+        buffer
+        for module in modules_of(tree)
+        for buffer in vars(module)["_buffers"].values()
+        if buffer is not None
+    ]
+    written = {name for node in capture.graph.nodes for name in value_of(node).mutates}
+    inputs = [node.name for node in capture.graph.nodes if node.op == "placeholder"]
+    return buffers + [leaf for name, leaf in zip(inputs, call.leaves, strict=True) if name in written]

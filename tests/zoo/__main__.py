@@ -1,0 +1,97 @@
+"""Capture, cut and check the models of the zoo: `python -m tests.zoo [PATTERN ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from tests.zoo.checks import FAMILIES, Row, Subject, examine, subjects
+from tests.zoo.table import summary, table_of, write
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Print the table; 0 if all checks of all models hold, 1 if not, 2 if no model has such a name."""
+    options = _parser().parse_args(given)
+    chosen = _chosen(options)
+    if not chosen:
+        print(
+            f"no model of the zoo is called {' or '.join(options.names)}; --list names them", file=sys.stderr
+        )
+        return 2
+    if options.list:
+        print("\n".join(dict.fromkeys(subject.name for subject in chosen)))
+        return 0
+    rows = _examined(chosen, options.plan, options.stages)
+    out = Console(markup=False, highlight=False, emoji=False)
+    out = out if out.is_terminal else Console(markup=False, highlight=False, emoji=False, width=_WIDE)
+    out.print(table_of(rows))
+    out.print(summary(rows))
+    if options.json:
+        write(rows, options.json)
+    return int(any(row.failed for row in rows))
+
+
+_WIDE = 160
+"""Columns of a file or a pipe: enough for any row."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.zoo", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="PATTERN", help="names of models, such as gpt2 or 'bert*'"
+    )
+    parser.add_argument("--hand", action="store_true", help="only models written by hand")
+    parser.add_argument("--architectures", action="store_true", help="only published architectures")
+    parser.add_argument(
+        "--stages", type=int, default=3, help="stages to cut into, or as many as there can be"
+    )
+    parser.add_argument("--plan", default="", help="a plan instead, such as bottleneck")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as well")
+    parser.add_argument("--list", action="store_true", help="print the names and do nothing")
+    return parser
+
+
+def _chosen(options: argparse.Namespace) -> list[Subject]:
+    families = [family for family in FAMILIES if getattr(options, family)] or FAMILIES
+    return [
+        subject
+        for subject in subjects()
+        if subject.family in families
+        and (not options.names or any(fnmatch(subject.name, pattern) for pattern in options.names))
+    ]
+
+
+def _examined(chosen: Sequence[Subject], plan: str, stages: int) -> list[Row]:
+    """A row for each; a terminal sees which one is at work."""
+    rows: list[Row] = []
+    shown = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with shown, _silence():
+        task = shown.add_task("", total=len(chosen))
+        for subject in chosen:
+            shown.update(task, description=subject.name)
+            rows.append(examine(subject, plan, stages))
+            shown.advance(task)
+    return rows
+
+
+@contextlib.contextmanager
+def _silence():
+    """Inside, what libraries say of their own internals is not heard; what fails is in the rows."""
+    logging.disable(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(logging.NOTSET)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
