@@ -25,43 +25,48 @@ def plan_of(flow: nx.DiGraph[str], cuts: Sequence[int], policy: str) -> Plan:
     A cut is the mask of a `Frontier`. The other values find their stage by `before`. What is computed
     from weights alone is recomputed in each stage that reads it, unless it may run only once.
     """
-    stages = {name: int((~flags).sum()) for name, flags in before(flow, cuts).items()}
-    anchors: dict[str, Anchor] = {name: flow.nodes[name]["anchor"] for name in stages}
-    stage_of = {anchors[name]: stage for name, stage in stages.items()}
-    copies = {anchors[name]: tuple(sorted(others)) for name, others in _copies(flow, stages).items()}
-    return Plan(stage_of, copies, policy)
+    return _plan(flow, {name: int((~flags).sum()) for name, flags in before(flow, cuts).items()}, policy)
 
 
 def refit(plan: Plan, flow: nx.DiGraph[str]) -> Plan:
     """The plan for another graph of the same model: where it cannot hold there, values move to later stages.
 
-    The graph of another mode, or of another way through the code, has most values in common with the one that
-    the plan was made for, but may compute them in another order. O(V + E).
+    The graph of another mode, of other sizes, or of another way through the code, has most values in common
+    with the one that the plan was made for, but may compute them in another order. A value that depends on
+    no carrying one is made where it is first needed. O(V + E).
     """
     units = precedence(flow)
+    order, late = list(nx.topological_sort(units)), _independent(flow)
     stages: dict[int, int] = {}
-    for unit in nx.topological_sort(units):
-        anchors = [flow.nodes[name]["anchor"] for name in units.nodes[unit]["members"]]
-        known = [plan.stage_of[each] for anchor in anchors for each in _known(plan, anchor)]
-        above = [
-            stages[earlier] for earlier in units.pred[unit] if not _is_copied(plan, flow, units, earlier)
-        ]
-        stages[unit] = max([*known, *above], default=0)
-    stage_of = {
-        flow.nodes[name]["anchor"]: stage
-        for unit, stage in stages.items()
-        for name in units.nodes[unit]["members"]
-    }
-    return Plan(stage_of, plan.copies, plan.policy)
+    for unit in order:
+        members: set[str] = units.nodes[unit]["members"]
+        if not members <= late:
+            above = [stages[earlier] for earlier in units.pred[unit] if earlier in stages]
+            stages[unit] = max([*_known(plan, flow, members), *above], default=0)
+    for unit in reversed(order):
+        members = units.nodes[unit]["members"]
+        if members <= late:
+            known = _known(plan, flow, members)
+            stages[unit] = min((stages[reader] for reader in units.succ[unit]), default=max(known, default=0))
+    return _plan(
+        flow, {name: stages[unit] for unit in order for name in units.nodes[unit]["members"]}, plan.policy
+    )
 
 
-def _known(plan: Plan, anchor: Anchor) -> list[Anchor]:
-    return [each for each in (anchor, base_of(anchor)) if each in plan.stage_of][:1]
+def _known(plan: Plan, flow: nx.DiGraph[str], names: set[str]) -> list[int]:
+    """The stages that the plan gives to these values, or to those that they are parts of."""
+    anchors: list[Anchor] = [flow.nodes[name]["anchor"] for name in names]
+    found = (plan.stage_of.get(anchor, plan.stage_of.get(base_of(anchor))) for anchor in anchors)
+    return [stage for stage in found if stage is not None]
 
 
-def _is_copied(plan: Plan, flow: nx.DiGraph[str], units: nx.DiGraph[int], unit: int) -> bool:
-    """Whether every value of a unit is recomputed where it is read."""
-    return all(flow.nodes[name]["anchor"] in plan.copies for name in units.nodes[unit]["members"])
+def _plan(flow: nx.DiGraph[str], stages: dict[str, int], policy: str) -> Plan:
+    """The plan with these stages, in which what depends on weights alone is recomputed where it is read."""
+    stages = {name: stages[name] for name in computed(flow)}
+    anchors: dict[str, Anchor] = {name: flow.nodes[name]["anchor"] for name in stages}
+    stage_of = {anchors[name]: stage for name, stage in stages.items()}
+    copies = {anchors[name]: tuple(sorted(others)) for name, others in _copies(flow, stages).items()}
+    return Plan(stage_of, copies, policy)
 
 
 def before(flow: nx.DiGraph[str], cuts: Sequence[int]) -> dict[str, Flags]:
