@@ -21,8 +21,8 @@ from torch.nn.utils.rnn import PackedSequence
 from dni_fx.errors import CaptureError
 from dni_fx.fields import with_fields
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, range, Enum, torch.dtype, torch.device)
-_SIMPLE = (Tensor, *_PLAIN)
+PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, range, Enum, torch.dtype, torch.device)
+_SIMPLE = (Tensor, *PLAIN)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def call_of(signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str,
     flat, spec = pytree.tree_flatten((bound.args, bound.kwargs))
     tensors = [item for item in flat if isinstance(item, Tensor)]
     constants = tuple((i, item) for i, item in enumerate(flat) if not isinstance(item, Tensor))
-    if odd := [item for _, item in constants if not isinstance(item, _PLAIN)]:
+    if odd := [item for _, item in constants if not isinstance(item, PLAIN)]:
         raise CaptureError(
             f"cannot capture a call that passes a {type(odd[0]).__name__}: what is in it would be fixed for "
             "ever. Pass tensors, plain values, and lists, tuples, dictionaries or data classes of them; a "

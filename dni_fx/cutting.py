@@ -32,6 +32,7 @@ from passes.dataflow import dataflow
 from passes.mark_boundaries import MarkBoundaries
 from passes.placement import refit
 from passes.split_stages import split_stages
+from passes.switches import switches_kept
 
 _T = TypeVar("_T")
 
@@ -131,10 +132,12 @@ class Cutting:
         self.interfaces = Interfaces()
         self.instance_forward: Callable[..., Any] | None = None
         self.graphs: list[CutGraph] = []
+        self.was_cut = False
         self.number = number_of(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"graphs": []}  # a pickled model makes them again at its next batch
+        # A pickled model makes its graphs again at its next batch, which may take another way.
+        return vars(self) | {"graphs": [], "was_cut": bool(self.graphs)}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Cutting:
         twin = memo[id(self)] = object.__new__(Cutting)
@@ -179,7 +182,7 @@ class Cutting:
         while True:
             graph = self.graph(tree, call, ways)
             try:
-                with rewound(tree, graph.capture, call, always=back):
+                with switches_kept(), rewound(tree, graph.capture, call, always=back):
                     return run(graph)
             except BranchError as error:
                 if error.index < len(ways):
@@ -235,11 +238,11 @@ class Cutting:
         if not isinstance(self.plan, Plan):
             self.plan = self.plan(captured)
             self.program.history.append(f"plan: {self.plan}")
-        elif not (self.graphs or self.program.is_from_file):
+        elif not (self.graphs or self.was_cut or self.program.is_from_file):
             late = ", older than its layers; decouple dni_fx.recouple(model) anew" if self.filled() else ""
             doing = f"cannot cut this graph by the plan{late}"
             PlanError.unless_none(doing, self.plan.problems(captured.graph))
-        plan = refit(self.plan, dataflow(captured)) if self.graphs else self.plan
+        plan = refit(self.plan, dataflow(captured)) if self.graphs or self.was_cut else self.plan
         marked = Pipeline((MarkBoundaries(plan, self._classes(capture)),)).run(captured)
         specs = tuple(spec for _, spec in boundaries(marked))
         self._fill(tree, specs)
@@ -249,6 +252,7 @@ class Cutting:
         hooks = hooks_passed_by(capture.graph, tree)
         made = CutGraph(key, modules, capture, code, road(tree, split_stages(marked, plan)), hooks)
         self.graphs.append(made)
+        self.was_cut = False  # from here on, a plan that does not fit is told
         return made
 
     def _classes(self, capture: Capture) -> int:

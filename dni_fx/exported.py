@@ -27,6 +27,8 @@ STAGE = "dni_fx.stage"
 """The key under which a node of an exported graph carries its stage, beside `ANCHOR`."""
 
 _STACK = "nn_module_stack"
+_PYTHON = ("torch._functorch", "dni_fx.frontends")
+"""Where the functions come from that trace graphs and are no operators."""
 
 
 class Exported(NamedTuple):
@@ -143,8 +145,17 @@ def _export(
         program = torch.export.export(runner, tuple(leaves), dynamic_shapes=sizes, strict=False)
     for module in program.graph_module.modules():
         if isinstance(module, fx.GraphModule):
+            _refuse_python(module.graph)
             _tidy(module.graph)
     return program
+
+
+def _refuse_python(graph: fx.Graph) -> None:
+    """Do nothing if the graph calls operators alone, so that a file of it can be read again."""
+    for node in graph.nodes:
+        home = str(getattr(node.target, "__module__", ""))
+        if node.op == "call_function" and home.startswith(_PYTHON):
+            raise TypeError(f"it calls {node.name}, which is Python of {home}")
 
 
 def _tidy(graph: fx.Graph) -> None:

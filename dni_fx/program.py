@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
 
-from dni_fx.calls import Call, Form
+from dni_fx.calls import PLAIN, Call, Form
 from dni_fx.errors import CaptureError
 from dni_fx.hooks import hooks_of, hooks_passed_by, numbers_of
 from dni_fx.randomness import kept_random_state
@@ -137,6 +137,8 @@ class Program:
         earlier = [capture.shapes for known, capture in self.captures if known == key]
         with kept_random_state(), torch.enable_grad():
             capture = self.frontend.capture(self.fresh(tree), call.opened(earlier))
+        returned: Any = next(iter(reversed(capture.graph.nodes))).args[0]
+        refuse_odd_outputs(tree, returned)
         set_anchors(capture.graph)
         if capture.ways[: len(ways)] != ways:
             raise CaptureError(
@@ -211,6 +213,20 @@ def _hooks(module: nn.Module) -> tuple[int, ...]:
 
 def _hooks_in(capture: Capture, tree: nn.Module) -> tuple[int, ...]:
     return numbers_of(hooks_passed_by(capture.graph, tree))
+
+
+def refuse_odd_outputs(tree: nn.Module, leaves: Sequence[Any]) -> None:
+    """Do nothing if a graph can return values like these.
+
+    Raises:
+        CaptureError: one is neither a tensor nor a plain value.
+    """
+    if odd := [each for each in leaves if not isinstance(each, (fx.Node, torch.Tensor, *PLAIN))]:
+        raise CaptureError(
+            f"cannot capture {type(tree).__name__}: it returns a {type(odd[0]).__name__}, and no graph can "
+            "make another. Call it so that it does not (without a cache, say), or return tensors, plain "
+            "values, and lists, tuples, dictionaries or data classes of them."
+        )
 
 
 def _annotate(capture: Capture, tree: nn.Module, call: Call) -> None:

@@ -16,7 +16,7 @@ from passes.values import value_of
 
 @contextlib.contextmanager
 def rewound(tree: nn.Module, capture: Capture, call: Call, always: bool = False) -> Generator[None]:
-    """Buffers, inputs that are written to and random state are as before if the run inside takes another way.
+    """What a run writes to, and random state, are as before if the run inside takes another way.
 
     With `always` they are so after any run. A graph without branches costs nothing, and is never taken back.
     """
@@ -43,7 +43,7 @@ def rewound(tree: nn.Module, capture: Capture, call: Call, always: bool = False)
 
 
 def _written(tree: nn.Module, capture: Capture, call: Call) -> list[Tensor]:
-    """Every buffer, and each input that the graph writes to."""
+    """Every buffer, and each input and parameter that the graph writes to."""
     buffers = [
         buffer
         for module in modules_of(tree)
@@ -52,4 +52,9 @@ def _written(tree: nn.Module, capture: Capture, call: Call) -> list[Tensor]:
     ]
     written = {name for node in capture.graph.nodes for name in value_of(node).mutates}
     inputs = [node.name for node in capture.graph.nodes if node.op == "placeholder"]
-    return buffers + [leaf for name, leaf in zip(inputs, call.leaves, strict=True) if name in written]
+    leaves = [leaf for name, leaf in zip(inputs, call.leaves, strict=True) if name in written]
+    paths = {
+        str(node.target) for node in capture.graph.nodes if node.op == "get_attr" and node.name in written
+    }
+    named = tree.named_parameters(remove_duplicate=False)
+    return [*buffers, *leaves, *(parameter for path, parameter in named if path in paths)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,19 +74,31 @@ def save(cut: Decoupled, call: Call, path: str | os.PathLike[str]) -> str:
         ExportError: the inference graph cannot be exported.
     """
     with eval_mode(cut), torch.no_grad():
-        literals = {"eval": literals_of(cutting_of(cut).graph(cut, call).capture.graph)}
+        graphs = [cutting_of(cut).graph(cut, call)]
+        literals = {"eval": literals_of(graphs[0].capture.graph)}
     programs = {"eval": inference_program(cut, call).program}
     missing = ""
     try:
         with training_mode(cut), torch.enable_grad():
             graph = cutting_of(cut).graph(cut, call)
+            graphs.append(graph)
             literals["train"] = literals_of(graph.capture.graph)
             programs["train"] = _export(cut, graph, call).program
     except ExportError as error:
         missing = str(error)
-    archive.write(
-        path, programs, cutting_of(cut).interfaces.state_dict(), _meta(cut, call, missing, literals)
-    )
+    held = {spec.name for graph in graphs for spec in graph.marked.specs}
+    if lost := dnis(cut).keys() - held:
+        warnings.warn(
+            f"{path} holds one way through the model, and not the synthesizers of the others: "
+            f"{', '.join(sorted(lost))}.",
+            stacklevel=3,
+        )
+    state = cutting_of(cut).interfaces.state_dict()
+    state = {key: value for key, value in state.items() if key.partition(".")[0] in held}
+    meta = _meta(cut, call, missing, literals)
+    for part in ("synthesizers", "boundaries"):
+        meta[part] = {name: each for name, each in meta[part].items() if name in held}
+    archive.write(path, programs, state, meta)
     return missing
 
 

@@ -22,6 +22,7 @@ from typing_extensions import override
 from passes.errors import PreconditionError
 from passes.one_step import OneStep
 from passes.shell import shell
+from passes.switches import switches_kept
 from passes.watch import Watch
 
 Sizes = tuple[int, ...]
@@ -71,7 +72,7 @@ def _run(
 ) -> dict[fx.Node, Sizes]:
     """Sizes of every value that is one tensor, at `times` the batch size."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.inference_mode(False), torch.enable_grad():
+    with switches_kept(), torch.inference_mode(False), torch.enable_grad():
         parts = _parts(gm, lambda tensor: _faked(tensor, fake))
         inputs = [_faked(leaf, fake) for leaf in leaves]
         for position, leaf in enumerate(leaves):
@@ -89,13 +90,9 @@ def _run(
 
 def _run_on_data(gm: fx.GraphModule, leaves: Sequence[Tensor], watch: Watch) -> dict[fx.Node, Sizes]:
     """Sizes of every value that is one tensor, from a run on the examples themselves."""
-
-    def kept(tensor: Tensor) -> Tensor:
-        return tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
-
     devices = sorted({leaf.device.index for leaf in leaves if leaf.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        parts = _parts(gm, kept)
+    with switches_kept(), torch.random.fork_rng(devices=devices), torch.enable_grad():
+        parts = _parts(gm, lambda tensor: tensor.detach().clone())
         inputs = [_like(leaf, leaf.detach().clone()) for leaf in leaves]
         watch.weigh(parts.values())
         with watch:

@@ -7,7 +7,7 @@ long as they are what they were then, and this operator looks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,11 +63,25 @@ def numbers(value: Any) -> Way:
     return (float(value),)
 
 
-def ways_of(graph: fx.Graph) -> tuple[Way, ...]:
-    """The ways that a graph takes at its branches, in the order in which it comes to them."""
-    return tuple(
-        tuple(node.args[1]) for node in graph.nodes if node.target is torch.ops.dni_fx.follow.default
-    )
+def ways_of(graph: fx.Graph, held: Mapping[str, Any] | None = None) -> tuple[Way, ...]:
+    """The ways that a graph takes at its branches, in the order in which it comes to them.
+
+    `held` holds, by name, what its `get_attr` nodes speak of: among it may be graphs of regions.
+    """
+    found = {index: way for node in graph.nodes for index, way in ways_in(node, held or {})}
+    return tuple(found[index] for index in sorted(found))
+
+
+def ways_in(node: fx.Node, held: Mapping[str, Any]) -> Iterator[tuple[int, Way]]:
+    """The branches, each with its number and its way, that a node of a graph stands for."""
+    if node.target is torch.ops.dni_fx.follow.default:
+        yield int(node.args[2]), tuple(node.args[1])  # pyright: ignore[reportArgumentType]
+        return
+    for source in node.all_input_nodes:
+        body = held.get(str(source.target)) if source.op == "get_attr" else None
+        if isinstance(body, fx.GraphModule):
+            for inner in body.graph.nodes:
+                yield from ways_in(inner, {**vars(body)["_modules"], **vars(body)})
 
 
 def _is_same(a: float, b: float) -> bool:

@@ -11,6 +11,7 @@ import networkx as nx
 from torch import fx, nn
 
 from passes.anchors import module_of
+from passes.branches import ways_in
 from passes.hazards import Memory
 from passes.values import Value, value_of
 
@@ -178,11 +179,13 @@ def _mark_together(flow: nx.DiGraph[str], groups: list[list[str]]) -> None:
 
 
 def _mark_order(gm: fx.GraphModule, flow: nx.DiGraph[str], memory: Memory) -> None:
-    """Random draws keep their order, as do calls of one module that has state, and reads before a write."""
+    """Random draws keep their order, and branches, calls of one module with state, reads before a write."""
     follows: dict[str, set[str]] = defaultdict(set)
     last: dict[str, str] = {}
     for node in gm.graph.nodes:
         changes = ["random numbers"] if value_of(node).random else []
+        if any(True for _ in ways_in(node, {**vars(gm)["_modules"], **vars(gm)})):
+            changes.append("the way")
         if _has_state(gm, node):
             changes.append(f"buffers of {node.target}")
         for state in changes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Generator, Iterable, Iterator
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,9 @@ from passes.values import Value
 _BATCH_NORMS = frozenset({"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"})
 # Arguments without which an operation that may draw random numbers draws none.
 _SWITCHES = frozenset({"dropout_p", "dropout", "train", "training"})
+
+_is_wrapped: Any = attrgetter("_C._functorch.is_functorch_wrapped_tensor")(torch)
+_unwrap: Any = attrgetter("_C._functorch.get_unwrapped")(torch)
 
 
 class Watch(TorchDispatchMode):
@@ -132,8 +136,16 @@ def _draws(bound: dict[str, Any]) -> bool:
 
 
 def _storages(tensors: Iterable[Tensor]) -> set[StorageWeakRef]:
-    """The memory behind tensors. Sparse ones have none that could be shared."""
-    return {StorageWeakRef(tensor.untyped_storage()) for tensor in tensors if tensor.layout is torch.strided}
+    """The memory behind tensors, those of `torch.func` too. Sparse ones have none that could be shared."""
+    plain = [_unwrapped(tensor) for tensor in tensors]
+    return {StorageWeakRef(tensor.untyped_storage()) for tensor in plain if tensor.layout is torch.strided}
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor whose memory this one is a view of for `vmap`, `grad` and the like."""
+    while _is_wrapped(tensor):
+        tensor = _unwrap(tensor)
+    return tensor
 
 
 def _tensors_in(value: object) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from dni_fx.errors import CaptureError
 from dni_fx.frontends.export import Export
 from dni_fx.frontends.symbolic import Symbolic
 from dni_fx.frontends.trial import compare, trial_of
-from dni_fx.program import Capture, FrontEnd
+from dni_fx.program import Capture, FrontEnd, refuse_odd_outputs
 from dni_fx.randomness import kept_random_state
 from passes.shell import shell
 
@@ -37,6 +37,8 @@ class Auto(FrontEnd):
         said: list[str] = []
         coarse: Capture | None = None
         wanted = trial_of(model, call) if self.check else None
+        if wanted is not None:
+            refuse_odd_outputs(model, wanted.outputs)
         for frontend in _finer_and_finer():
             try:
                 with kept_random_state():

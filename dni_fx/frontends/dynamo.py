@@ -41,16 +41,16 @@ class Dynamo(FrontEnd):
     def capture(self, model: nn.Module, call: Call) -> Capture:
         with kept_random_state():
             try:
-                return _captured(private(model), call)
+                return _captured(private(model), model, call)
             except CaptureError:
                 raise
             except Exception as error:  # the model's own code runs here and may raise anything
                 raise CaptureError(reason_of(error)) from error
 
 
-def _captured(tree: nn.Module, call: Call) -> Capture:
+def _captured(tree: nn.Module, model: nn.Module, call: Call) -> Capture:
     with kept_random_state():
-        warm_up(tree, call)
+        warm_up(tree, model, call)
     refuse_busy(tree)
     leaves = call.copies()
     stitched = Stitched(tree, call.form.names, leaves, call.varying or call.opened(()).varying)
@@ -62,13 +62,13 @@ def _captured(tree: nn.Module, call: Call) -> Capture:
     effects.check(with_torch=False)
     outputs, spec = pytree.tree_flatten(returned)
     graph = stitched.finish(outputs)
-    notes, ways = _notes(stitched, graph), ways_of(graph)
+    notes, ways = _notes(stitched, graph), ways_of(graph, stitched.constants)
     return Capture(graph, spec, stitched.constants, notes, stitched.sizes, ways=ways)
 
 
 def _notes(stitched: Stitched, graph: fx.Graph) -> tuple[str, ...]:
     notes = [f"dynamo: {len(graph.nodes)} nodes in {stitched.pieces} graphs"]
-    if ways := ways_of(graph):
+    if ways := ways_of(graph, stitched.constants):
         notes.append(f"dynamo: it follows {len(ways)} branches on data the way that the example takes")
     if not stitched.sizes.is_open:
         notes.append("dynamo: the batch size is fixed, since the model computes with it as a number")
@@ -87,6 +87,7 @@ def _settings() -> Generator[None]:
     many = 2**16
     with (
         config.patch(recompile_limit=many, accumulated_recompile_limit=many, automatic_dynamic_shapes=False),
+        config.patch(trace_numpy=False),  # numbers in an array cannot be looked at again
         size_oblivious(),
     ):
         yield

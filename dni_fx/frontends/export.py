@@ -15,6 +15,8 @@ from typing_extensions import override
 
 from dni_fx.calls import Call
 from dni_fx.errors import CaptureError, reason_of
+from dni_fx.frontends.backwards import Backwards
+from dni_fx.frontends.regions import outlined
 from dni_fx.frontends.side_effects import SideEffectError, SideEffects
 from dni_fx.frontends.trial import compare, private, silence, trial_of, trial_run, try_hooks, warm_up
 from dni_fx.frontends.ways import BRANCHES, NUMBERS, Record, Replay
@@ -53,8 +55,10 @@ def _captured(tree: nn.Module, model: nn.Module, call: Call) -> Capture:
     refuse_busy(tree)
     program = _followed(tree, call)
     capture = capture_of(program, model, dict(call.form.constants))
+    constants = dict(capture.constants)
+    capture = replace(capture, graph=outlined(capture.graph, constants), constants=constants)
     notes = [f"export: {len(capture.graph.nodes)} nodes"]
-    if ways := ways_of(capture.graph):
+    if ways := ways_of(capture.graph, capture.constants):
         notes.append(f"export: it follows {len(ways)} branches on data the way that the example takes")
     if not capture.sizes.is_open:
         notes.append("export: the batch size is fixed, since the model computes with it as a number")
@@ -65,7 +69,7 @@ def _after_first_call(model: nn.Module, call: Call) -> Capture:
     """A graph of the model's second call, if it does what the first one does but for setting attributes."""
     wanted, tree = trial_of(model, call), private(model)
     with kept_random_state():
-        warm_up(tree, call)
+        warm_up(tree, model, call)
     capture = _captured(tree, model, call)
     compare(capture, model, call, wanted)
     return replace(
@@ -98,14 +102,20 @@ def _followed(model: nn.Module, call: Call) -> torch.export.ExportedProgram:
 
 
 @contextlib.contextmanager
-def _running_in(model: nn.Module, context: Callable[[], AbstractContextManager[Any]]) -> Generator[None]:
-    """Inside, the model's forward runs in such a context."""
+def _running_in(
+    model: nn.Module,
+    context: Callable[[], AbstractContextManager[Any]],
+    look: Callable[[Any], None] = lambda returned: None,
+) -> Generator[None]:
+    """Inside, the model's forward runs in such a context, and what it returns is looked at."""
     own = vars(model).get("forward")
     forward = model.forward
 
     def within(*args: Any, **kwargs: Any) -> Any:
         with context():
-            return forward(*args, **kwargs)
+            returned = forward(*args, **kwargs)
+        look(returned)
+        return returned
 
     vars(within)["__signature__"] = inspect.signature(forward)  # by which torch.export names the inputs
     vars(model)["forward"] = within
@@ -130,14 +140,20 @@ def exported(model: nn.Module, call: Call, oblivious: bool = True) -> torch.expo
     for leaf, dims in zip(call.leaves, call.varying or call.opened(()).varying, strict=True):
         if dims:
             shapes[leaf] = dict.fromkeys(dims, torch.export.Dim.AUTO)
-    effects = SideEffects(model, below=True)
+    effects, backwards = SideEffects(model, below=True), Backwards()
     try:
         # torch.export sets back what the code sets, so it is looked at before that.
-        with size_oblivious(oblivious), silence(), _running_in(model, effects.noticed):
+        with (
+            size_oblivious(oblivious),
+            silence(),
+            _running_in(model, effects.noticed),
+            _running_in(model, lambda: backwards, backwards.look),
+        ):
             program = torch.export.export(
                 model, args, kwargs, dynamic_shapes=shapes.dynamic_shapes(model, args, kwargs), strict=False
             )
     except Exception as error:  # the model's own code runs here and may raise anything
         raise CaptureError(reason_of(error)) from error
     effects.check()
+    backwards.check()
     return program

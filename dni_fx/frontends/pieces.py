@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from dni_fx.errors import CaptureError
+from dni_fx.frontends.facts import HARMLESS, LEGAL, SHAPELY, Sizing, noted, refuse_lost, shape_of
 from dni_fx.frontends.places import Places
 from dni_fx.frontends.regions import Ambience, outlined
 from dni_fx.frontends.ways import NUMBERS
@@ -28,14 +29,8 @@ from dni_fx.sizes import Sizes, is_open
 from passes.branches import numbers
 
 _TENSOR = re.compile(r"\bt(\d+)\b")
-_DESCRIPTORS = {"method_descriptor", "wrapper_descriptor", "method-wrapper"}
-_LEGAL = (
-    *(type(None), bool, int, float, complex, str, type(...)),
-    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
-)
 _TORCH = str(Path(torch.__file__).parent)
 _TRACERS = tuple(f"{_TORCH}/{part}" for part in ("_dynamo/", "_subclasses/", "_guards.py", "fx/"))
-_LEAVES_TORCH = {"numpy", "__array__", "data_ptr", "storage", "untyped_storage", "__reduce_ex__"}
 
 
 class Stitched(TorchFunctionMode):
@@ -125,56 +120,71 @@ class Stitched(TorchFunctionMode):
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call what Python calls between two pieces, and note it."""
-        result = func(*args, **kwargs)
+        with Sizing() as sizing:
+            result = func(*args, **kwargs)
         frame = _asking(inspect.currentframe())
         if frame.f_code.co_filename.startswith(_TRACERS):
             return result  # it looks at the inputs of a piece
         caller = self._places.of_code(frame)
         with DisableTorchFunction():
             name = getattr(func, "__name__", "")
+            refuse_lost(name)
             if name in NUMBERS:
                 self._follow(args[0], result)
-            elif name in _LEAVES_TORCH:
-                raise CaptureError(
-                    f"Python takes the numbers out of a tensor ({name}) and may do anything with them"
-                )
             elif (
                 any(isinstance(each, Tensor) for each in pytree.tree_leaves(result)) or name == "__setitem__"
             ):
-                self._note(func, args, kwargs, result, caller)
-            elif args and isinstance(args[0], Tensor) and isinstance(result, int | torch.Size):
-                self._is_open &= not self._open.get(id(args[0])) or type(result) is bool
+                node = self._note(func, args, kwargs, caller)
+                self._spread(node, result, has_open_sizes=not sizing.by_numbers)
+                if sizing.by_numbers:
+                    self._follow_sizes(result)
+            elif isinstance(result, int | float | str | torch.Size):
+                self._fact(name, func, args[0] if args else None, result)
         return result
 
-    def _note(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any, caller: str) -> None:
-        name = getattr(func, "__name__", "")
+    def _fact(self, name: str, func: Any, value: Any, result: Any) -> None:
+        """Take note that Python knows something of a tensor which is no tensor."""
+        if name == "__get__" or name in SHAPELY:
+            is_size = isinstance(result, int | torch.Size) and type(result) is not bool
+            self._is_open &= not (is_size and self._open.get(id(value)))
+        elif name not in HARMLESS:
+            raise CaptureError(
+                f"Python asks a tensor for a number ({name}) in a way that no graph can look at again; "
+                "compare tensors by operations, and branch on the result"
+            )
+
+    def _follow_sizes(self, made: Any) -> None:
+        """Look again whether what numbers in tensors made so large is as large as it was."""
+        for value in pytree.tree_leaves(made):
+            if isinstance(value, Tensor):
+                way, node = list(map(float, value.shape)), self._node_of(value)
+                sizes = self.graph.call_function(shape_of, (node,))
+                self.graph.call_function(torch.ops.dni_fx.follow.default, (sizes, way, self._branches))
+                self._branches += 1
+
+    def _note(self, func: Any, args: Any, kwargs: dict[str, Any], caller: str) -> fx.Node:
         args, kwargs = map_aggregate((args, kwargs), self._argument)
         with self._ambience.around(self.graph):
-            if name == "__get__":
-                node = self.graph.call_function(getattr, (args[0], func.__self__.__name__))
-            elif type(func).__name__ in _DESCRIPTORS:
-                node = self.graph.call_method(name, args, kwargs)
-            else:
-                node = self.graph.call_function(func, args, kwargs)
+            node = noted(self.graph, func, args, kwargs)
         node.meta["nn_module_stack"] = self._places.stack(caller)
-        self._spread(node, result)
+        return node
 
-    def _spread(self, node: fx.Node, result: Any) -> None:
+    def _spread(self, node: fx.Node, result: Any, has_open_sizes: bool) -> None:
         """Know every tensor in what a node gave."""
         if isinstance(result, Tensor):
-            self._made(result, node, frozenset(range(result.dim())))
+            self._made(result, node, frozenset(range(result.dim() if has_open_sizes else 0)))
         elif isinstance(result, tuple | list):
             for index, item in enumerate(result):
                 if not isinstance(item, Tensor | tuple | list):
                     continue
                 part = self.graph.call_function(operator.getitem, (node, index))
                 part.meta = dict(node.meta)
-                self._spread(part, item)
+                self._spread(part, item, has_open_sizes)
 
     def _argument(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return self._node_of(value)
-        if isinstance(value, _LEGAL):
+        if isinstance(value, LEGAL):
             return value
         raise CaptureError(f"Python passes a {type(value).__name__} to an operation between two graphs")
 
@@ -251,14 +261,13 @@ class Stitched(TorchFunctionMode):
         symbols: list[Any] = [size for each in known.values() for size in each.shape if is_open(size)]
         if not symbols:
             return
-        condition = symbols[0].node.shape_env.produce_guards_expression(list(known.values()))
-        if condition is None:
-            return
+        guards: str = symbols[0].node.shape_env.produce_guards_expression(list(known.values())) or ""
+        # That no size is below 0 goes without saying.
+        condition = " and ".join(part for part in guards.split(" and ") if not part.startswith("0 <= "))
         places = [self._leaves.get(value, -1) for value in known]
-        asked = {int(each) for each in _TENSOR.findall(condition)}
-        if any(places[each] < 0 for each in asked):
+        if any(places[int(each)] < 0 for each in _TENSOR.findall(condition)):
             self._is_open = False
-        else:
+        elif condition:
             self._conditions.append(_TENSOR.sub(lambda match: f"t{places[int(match[1])]}", condition))
 
     def _constant(self, value: Any) -> fx.Node:

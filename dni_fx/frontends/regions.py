@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from dni_fx.errors import CaptureError
+from passes.switches import switches_kept
 
 # The functions that TorchDynamo puts into its graphs.
 _switch_gradients: Any = attrgetter("_C._set_grad_enabled")(torch)
@@ -71,8 +72,9 @@ class Ambience:
 
 
 def run_region(body: fx.GraphModule, *values: Any) -> tuple[Any, ...]:
-    """What the region's graph returns for these values."""
-    return body(*values)
+    """What the region's graph returns; if it raises, what it switched is switched back."""
+    with contextlib.nullcontext() if torch.compiler.is_compiling() else switches_kept():
+        return body(*values)
 
 
 def outlined(graph: fx.Graph, constants: dict[str, Any]) -> fx.Graph:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import types
+from collections import deque
 from collections.abc import Generator, Sequence, Sized
 from typing import Any, cast
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from dni_fx.errors import CaptureError
 from dni_fx.randomness import random_state
@@ -15,6 +19,9 @@ from dni_fx.randomness import random_state
 _REGISTRIES = {*vars(nn.Module()), "_flat_weights", "_flat_weight_refs"}
 
 
+_CONTAINERS = (list, tuple, dict, set, deque)
+_OTHERS = sys.stdlib_module_names | {"torch"}  # whose objects keep caches and counts of their own
+_DEEP = 3
 _COMPARABLE = (bytes, int, float, str, list, dict, set)
 
 
@@ -28,15 +35,15 @@ class SideEffects:
     def __init__(self, module: nn.Module, below: bool = False) -> None:
         self._modules = list(module.modules()) if below else [module]
         self._random = random_state()
-        self._before = [attributes_of(each) for each in self._modules]
+        self._before = [_all_of(each) for each in self._modules]
         self._noticed: set[str] = set()
 
     @contextlib.contextmanager
     def noticed(self) -> Generator[None]:
         """What is set inside is noticed even if it is set back before `check`."""
-        before = [_plain(each) for each in self._modules]
+        before = [_contents(each) for each in self._modules]
         yield
-        self._noticed |= _changed(before, [_plain(each) for each in self._modules])
+        self._noticed |= _changed(before, [_contents(each) for each in self._modules])
 
     def check(self, with_torch: bool = True) -> None:
         """Do nothing if nothing happened that a graph would not repeat.
@@ -49,7 +56,7 @@ class SideEffects:
         drawn = slice(None) if with_torch else slice(1, 4)
         if not is_same(self._random[drawn], random_state()[drawn]):
             raise CaptureError("it draws random numbers that no traced operation makes")
-        changed = self._noticed | _changed(self._before, [attributes_of(each) for each in self._modules])
+        changed = self._noticed | _changed(self._before, [_all_of(each) for each in self._modules])
         if changed := {name for name in changed if not name.startswith("_tensor_constant")}:
             raise SideEffectError(
                 f"it sets {', '.join(sorted(changed))}, which a graph would do once for all"
@@ -67,6 +74,38 @@ def _plain(module: nn.Module) -> dict[str, Any]:
         for name, value in vars(module).items()
         if name not in _REGISTRIES
     }
+
+
+def _all_of(module: nn.Module) -> dict[str, Any]:
+    return _contents(module) | vars(module)["_buffers"]
+
+
+def _contents(module: nn.Module) -> dict[str, Any]:
+    """The module's own attributes with what they hold, as it is now."""
+    return {name: _content(value, _DEEP) for name, value in vars(module).items() if name not in _REGISTRIES}
+
+
+def _content(value: Any, depth: int) -> Any:
+    """What tells an object from itself after it was changed in place; never what modules hold."""
+    if isinstance(value, Tensor):
+        return value if value.is_inference() else (value, value._version)
+    if isinstance(value, np.ndarray):
+        return (value, value.tobytes())
+    if depth and (parts := _parts_of(value)) is not None:
+        return (value, *[_content(each, depth - 1) for each in parts])
+    return (value, len(value)) if isinstance(value, _CONTAINERS) else value
+
+
+def _parts_of(value: Any) -> list[Any] | None:
+    if isinstance(value, _CONTAINERS):
+        pairs = cast("dict[Any, Any]", value)
+        return [*pairs, *pairs.values()] if isinstance(value, dict) else list(cast("list[Any]", value))
+    if isinstance(value, types.SimpleNamespace):
+        return [*vars(value).items()]
+    is_open = not isinstance(value, nn.Module | type | types.FunctionType | types.ModuleType)
+    if is_open and type(value).__module__.partition(".")[0] not in _OTHERS:
+        return [*getattr(value, "__dict__", {}).items()]
+    return None
 
 
 def _changed(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> set[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+from torch.fx.proxy import TraceError
 from typing_extensions import override
 
 from dni_fx.calls import Call
@@ -38,6 +39,7 @@ class Symbolic(FrontEnd):
             with silence():
                 graph = tracer.trace(model)
             effects.check()
+            tracer.check()
         except Exception as error:  # the model's own code runs here and may raise anything
             raise CaptureError(reason_of(error)) from error
         constants = _rename_constants(
@@ -60,6 +62,17 @@ class _Tracer(fx.Tracer):
         self.opaque: dict[str, str] = {}
         self._regions = _regions()
         self._random = random_state()
+        self._refused: list[Exception] = []
+
+    def refuse(self, error: Exception) -> NoReturn:
+        """Raise an error that counts even if the model's own code catches it."""
+        self._refused.append(error)
+        raise error
+
+    def check(self, since: int = 0) -> None:
+        """Raise what was refused since then, and caught by the code that was traced."""
+        for error in self._refused[since:]:
+            raise error
 
     @override
     def create_args_for_root(
@@ -91,13 +104,16 @@ class _Tracer(fx.Tracer):
             self.module_stack.copy(),
             self.num_calls.copy(),
         )
+        refused = len(self._refused)
         try:
             effects = SideEffects(m)
             result = super().call_module(m, forward, args, kwargs)
             effects.check()
+            self.check(refused)
             return result
         except Exception as error:  # the model's own code runs here and may raise anything
             set_random_state(self._random)
+            del self._refused[refused:]
             self._roll_back(last)
             self.module_stack, self.num_calls = stack, calls
             self.opaque[path] = reason_of(error)
@@ -106,7 +122,7 @@ class _Tracer(fx.Tracer):
     @override
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         if kind != "placeholder" and _regions() != self._regions:
-            raise CaptureError("a no_grad or autocast region, which a traced graph would leave out")
+            self.refuse(CaptureError("a no_grad or autocast region, which a traced graph would leave out"))
         return super().create_node(kind, *args, **kwargs)
 
     @override
@@ -114,6 +130,20 @@ class _Tracer(fx.Tracer):
         for name in [name for name, proxy in parameter_proxy_cache.items() if proxy.node._erased]:
             del parameter_proxy_cache[name]  # its node was rolled back
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    @override
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        try:
+            return super().to_bool(obj)
+        except TraceError as error:
+            self.refuse(error)
+
+    @override
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        try:
+            return super().iter(obj)
+        except TraceError as error:
+            self.refuse(error)
 
     @override
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -131,6 +161,24 @@ class _Proxy(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __len__(self) -> int:
+        _refuse_number(self, "len")
+
+    def __int__(self) -> int:
+        _refuse_number(self, "int")
+
+    def __float__(self) -> float:
+        _refuse_number(self, "float")
+
+    def __index__(self) -> int:
+        _refuse_number(self, "index")
+
+
+def _refuse_number(value: fx.Proxy, function: str) -> NoReturn:
+    cast("_Tracer", value.tracer).refuse(
+        TypeError(f"{function}() of a value that is not known before the graph runs")
+    )
 
 
 def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:

@@ -21,6 +21,7 @@ from dni_fx.program import signature_of
 from dni_fx.runtimes.base import Loss, OptimizerFactory, Outcome, Runtime, Worker
 from dni_fx.stage import Stage, carries_gradient, detached
 from dni_fx.step import Synthesis
+from passes.switches import switches_kept
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class _Worker(Worker):
         if any(dni.mix for dni in dnis(self.cut).values()):
             return self._locked(args, kwargs, target, context)
         cutting.begin(call, context)
-        return _Pass(self, graph, dict(zip(graph.road.split.inputs, call.leaves, strict=True))).run(target)
+        values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
+        with switches_kept():
+            return _Pass(self, graph, values).run(target)
 
     def update(self, stage: Stage) -> None:
         """Step the parameters whose last reader this stage is."""
