@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dni_fx.calls import Call
 from dni_fx.program import Capture, modules_of
+from dni_fx.randomness import random_state, set_random_state
 from passes.branches import BranchError
 from passes.values import value_of
 
@@ -23,8 +24,7 @@ def rewound(tree: nn.Module, capture: Capture, call: Call, always: bool = False)
     if not capture.ways:
         yield
         return
-    devices = call.cuda_devices
-    state = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+    state = random_state()
     before = [(tensor, tensor.detach().clone()) for tensor in _written(tree, capture, call)]
     again = always
     try:
@@ -34,9 +34,7 @@ def rewound(tree: nn.Module, capture: Capture, call: Call, always: bool = False)
         raise
     finally:
         if again:
-            torch.set_rng_state(state[0])
-            for device, each in zip(devices, state[1], strict=True):
-                torch.cuda.set_rng_state(each, device)
+            set_random_state(state)
             with torch.no_grad():
                 for tensor, kept in before:
                     tensor.copy_(kept)

@@ -58,6 +58,20 @@ def test_dynamo_refuses_what_no_graph_can_look_at_again(between, name):
     )
 
 
+@torch._dynamo.disable
+def by_type(h, x):
+    return h * 2 if x.is_floating_point() and not h.is_complex() else h
+
+
+def test_dynamo_lets_python_ask_for_the_type_of_a_tensor():
+    """The question was refused like one for a number; another type is captured by itself."""
+    model = Two(by_type).double()
+    cut = dni_fx.decouple(copy.deepcopy(model), plan="bottleneck", frontend="dynamo")
+    for seed in range(2):
+        assert_same(cut(data(seed)), model(data(seed)))
+    assert len(cutting_of(cut).graphs) == 1
+
+
 def by_count(h, x):
     found = (x > 1).nonzero()
     return h * 2 if len(found) > 3 else h - 1

@@ -17,8 +17,8 @@ LEGAL = (
     *(torch.dtype, torch.device, torch.layout, torch.memory_format),
 )
 _DESCRIPTORS = {"method_descriptor", "wrapper_descriptor", "method-wrapper"}
-SHAPELY = {
-    *(
+SHAPELY = frozenset(
+    [
         "size",
         "dim",
         "ndimension",
@@ -28,18 +28,21 @@ SHAPELY = {
         "stride",
         "storage_offset",
         "element_size",
-    ),
-    *(
         "get_device",
+        "type",
+        "is_floating_point",
+        "is_complex",
+        "is_signed",
+        "is_inference",
         "is_tensor",
         "is_storage",
         "is_grad_enabled",
-        "type",
         "is_set_to",
         "is_shared",
         "is_pinned",
-    ),
-}
+    ]
+)
+"""Questions about the form of a tensor, which its sizes and its type answer."""
 HARMLESS = {"__repr__", "__str__", "__hash__"}  # for print, and for tables that know tensors by identity
 _LEAVES_TORCH = {"numpy", "__array__", "data_ptr", "storage", "untyped_storage", "__reduce_ex__"}
 
