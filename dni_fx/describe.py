@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from dni_fx.synthesizers import SYNTHESIZERS
 from passes import PASSES, BoundarySpec, Named, Pipeline, Plan, PreconditionError, Registry, boundaries
 from passes.dataflow import dataflow
 from passes.mark_boundaries import MarkBoundaries
+from passes.named import options_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -80,7 +80,7 @@ def catalog(family: str) -> Iterator[Entry]:
     for name in sorted(_CATALOG[family]):
         cls: type[Named] = _CATALOG[family].get(name)
         about = (inspect.getdoc(cls) or "").partition("\n")[0]
-        options = {field.name: field.default for field in dataclasses.fields(cls)}
+        options = {field.name: field.default for field in options_of(cls)}
         yield Entry(name, about, options)
 
 

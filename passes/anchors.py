@@ -68,6 +68,16 @@ def module_of(anchor: Anchor) -> str:
     return anchor.partition(":")[0].partition("@")[0]
 
 
+def paths_around(module: str) -> list[str]:
+    """The path of a module after those of the modules around it.
+
+    >>> paths_around("encoder.layers.0")
+    ['encoder', 'encoder.layers', 'encoder.layers.0']
+    """
+    parts = module.split(".") if module else []
+    return [".".join(parts[: count + 1]) for count in range(len(parts))]
+
+
 def identifier(anchor: Anchor) -> str:
     """The anchor as a name that a submodule can have.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -24,12 +25,15 @@ def dataflow(gm: fx.GraphModule) -> nx.DiGraph[str]:
 
     - `op`, `target` (str); `anchor`, None for an input, a `get_attr` and the output, which have no stage;
       `module`: the path of the module whose call made the value.
-    - `flops`, `bytes`, `is_tensor`, `requires_grad`, `random`: as in `Value`.
+    - `flops`, `backward_flops`, `bytes`, `saved`, `is_tensor`, `requires_grad`, `random`: as in `Value`.
+    - `seconds`: how long its forward and backward pass take, if that was measured; else None.
+    - `parameter_bytes`: the size of the parameters that it reads and that no earlier node reads.
+    - `crossable`: it may cross a cut. So may a tensor, unless a constraint forbids it.
     - `impure`: it draws random numbers, writes memory or may change a buffer, so it must run just once.
     - `fed`: it depends on an input of the graph.
     - `carries`: a gradient runs through it. It requires grad, depends on an input, and reaches the
       output through values of its kind. Only these values need a synthetic gradient.
-    - `parameters`: the names of the parameters that it reads.
+    - `parameters`: the names of the parameters that it reads, one name for each.
     - `together`: nodes with the same number, if it is not None, must be in one stage.
     - `follows`: nodes that may not be in a later stage, although it reads none of them.
 
@@ -50,7 +54,7 @@ def dataflow(gm: fx.GraphModule) -> nx.DiGraph[str]:
     _mark_parameters(gm, flow)
     _mark_gradients(flow)
     groups = [[h.writer.name, h.reader.name, *(owner.name for owner in h.owners)] for h in hazards]
-    _mark_together(flow, groups + _unpacked(gm.graph) + _impure_weights(flow))
+    mark_together(flow, groups + _unpacked(gm.graph) + _impure_weights(flow))
     _mark_order(gm, flow, memory)
     return flow
 
@@ -95,13 +99,18 @@ def _facts(gm: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
         "anchor": anchor,
         "module": "" if anchor is None else module_of(anchor),
         "flops": value.flops,
+        "backward_flops": value.backward_flops,
+        "seconds": node.meta.get("seconds"),
         "bytes": value.bytes,
+        "saved": value.saved,
         "is_tensor": value.is_tensor,
+        "crossable": value.is_tensor,
         "requires_grad": value.requires_grad and _is_floating(value),
         "random": value.random,
         "impure": value.random or bool(value.mutates) or _has_state(gm, node),
         "writes": bool(value.mutates),
         "parameters": (),
+        "parameter_bytes": 0,
         "follows": (),
     }
 
@@ -115,19 +124,26 @@ def _has_state(gm: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _mark_parameters(gm: fx.GraphModule, flow: nx.DiGraph[str]) -> None:
-    """A module call reads its own parameters; what a `get_attr` gets, its readers read."""
+    """A module call reads its own parameters; what a `get_attr` gets, its readers read.
+
+    A parameter with several names goes by the first of them.
+    """
+    names = {id(parameter): name for name, parameter in gm.named_parameters()}
+    read: dict[str, dict[str, nn.Parameter]] = defaultdict(dict)
     for node in gm.graph.nodes:
-        target = str(node.target)
-        if node.op == "call_module":
-            names = [f"{target}.{name}" for name, _ in gm.get_submodule(target).named_parameters()]
-            flow.nodes[node.name]["parameters"] += tuple(names)
-        elif node.op == "get_attr":
-            found = attrgetter(target)(gm)
-            names = [target] if isinstance(found, nn.Parameter) else []
-            if isinstance(found, nn.Module):
-                names = [f"{target}.{name}" for name, _ in found.named_parameters()]
-            for reader in node.users:
-                flow.nodes[reader.name]["parameters"] += tuple(names)
+        if node.op not in {"call_module", "get_attr"}:
+            continue
+        found = attrgetter(str(node.target))(gm)
+        held = found.parameters() if isinstance(found, nn.Module) else [found]
+        own = {names[id(each)]: each for each in held if isinstance(each, nn.Parameter)}
+        for reader in [node] if node.op == "call_module" else node.users:
+            read[reader.name] |= own
+    weighed: set[str] = set()
+    for name, facts in flow.nodes(data=True):
+        new = {path: each for path, each in read[name].items() if path not in weighed}
+        weighed.update(new)
+        facts["parameters"] = tuple(read[name])
+        facts["parameter_bytes"] = sum(each.numel() * each.element_size() for each in new.values())
 
 
 def _mark_gradients(flow: nx.DiGraph[str]) -> None:
@@ -167,7 +183,8 @@ def _impure_weights(flow: nx.DiGraph[str]) -> list[list[str]]:
     ]
 
 
-def _mark_together(flow: nx.DiGraph[str], groups: list[list[str]]) -> None:
+def mark_together(flow: nx.DiGraph[str], groups: Iterable[Iterable[str]]) -> None:
+    """Set `together` so that the nodes of each group share a stage, and groups that overlap do as well."""
     sets: nx.utils.UnionFind[str] = nx.utils.UnionFind()
     for group in groups:
         sets.union(*(name for name in group if flow.nodes[name]["anchor"] is not None))

@@ -72,7 +72,7 @@ class _Shape:
         self.sources = [_mask(place[s] for s in flow.pred[name] if s in place) for name in self.names]
         self.readers = [_mask(place[r] for r in flow.succ[name] if r in place) for name in self.names]
         self.ends = _mask(at for at, readers in enumerate(self.readers) if not readers)
-        self.tensors = _mask(place[name] for name in self.names if flow.nodes[name]["is_tensor"])
+        self.tensors = _mask(place[name] for name in self.names if flow.nodes[name]["crossable"])
         self.working = _mask(place[name] for name in working(flow))
         self.needs = self._needs(flow, place)
         self.above: list[int] = []  # ancestors and the value itself

@@ -35,10 +35,15 @@ class Named(abc.ABC):
     def __str__(self) -> str:
         options = [
             f"{field.name}={_write(value)}"
-            for field in dataclasses.fields(self)
+            for field in options_of(type(self))
             if (value := getattr(self, field.name)) != field.default
         ]
         return f"{self.name}:{','.join(options)}" if options else self.name
+
+
+def options_of(cls: type[Named]) -> list[dataclasses.Field[Any]]:
+    """The fields of a class in the order in which text names them: what is its own before what it shares."""
+    return sorted(dataclasses.fields(cls), key=lambda field: bool(field.kw_only))
 
 
 N = TypeVar("N", bound=Named)
@@ -83,7 +88,7 @@ def _items(text: str, at: int, kind: str) -> tuple[list[str], int]:
 
 
 def _check_option(cls: type[Named], key: str, seen: dict[str, Any]) -> None:
-    takes = [field.name for field in dataclasses.fields(cls)]
+    takes = [field.name for field in options_of(cls)]
     if key not in takes:
         raise SpecError(f"{cls.name} has no option {key!r}. It takes: {', '.join(takes) or 'none'}.")
     if key in seen:

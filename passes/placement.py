@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -19,13 +19,26 @@ if TYPE_CHECKING:
     """One truth value for each cut."""
 
 
-def plan_of(flow: nx.DiGraph[str], cuts: Sequence[int], policy: str) -> Plan:
-    """The plan whose cuts have these carrying values before them, each cut more than the last.
+def plan_of(flow: nx.DiGraph[str], stages: Mapping[str, int], policy: str) -> Plan:
+    """The plan with these stages of the carrying values, which are an admissible sequence of nested cuts.
 
-    A cut is the mask of a `Frontier`. The other values find their stage by `before`. What is computed
-    from weights alone is recomputed in each stage that reads it, unless it may run only once.
+    A value without a gradient is in the latest of the stages of the carrying values that it depends on;
+    one that depends on none, a mask or a position, where it is first needed. What is computed from
+    weights alone is recomputed in each stage that reads it, unless it may run only once. O(V + E).
     """
-    return _plan(flow, {name: int((~flags).sum()) for name, flags in before(flow, cuts).items()}, policy)
+    units = precedence(flow)
+    order, late = list(nx.topological_sort(units)), _independent(flow)
+    found: dict[int, int] = {}
+    for unit in order:
+        members: set[str] = units.nodes[unit]["members"]
+        held = next((stages[name] for name in members if name in stages), None)
+        above = (found[earlier] for earlier in units.pred[unit])
+        found[unit] = max(above, default=0) if held is None else held
+    for unit in reversed(order):
+        if units.nodes[unit]["members"] <= late:
+            found[unit] = min((found[reader] for reader in units.succ[unit]), default=found[unit])
+    named = {name: found[unit] for unit in order for name in units.nodes[unit]["members"]}
+    return _plan(flow, named, policy)
 
 
 def refit(plan: Plan, flow: nx.DiGraph[str]) -> Plan:

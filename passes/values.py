@@ -19,8 +19,10 @@ class Value:
 
     `requires_grad` says that some tensor in the value does. `aliases` names the earlier nodes whose
     memory the value shares, `mutates` those whose memory this node writes to. `random` says that it draws
-    random numbers. `flops` counts its forward pass alone, `bytes` all tensors in the value; `uncounted`
-    names the operations that read a weight matrix and that `flops` knows nothing of.
+    random numbers. `flops` counts its forward pass alone, `backward_flops` its backward pass; `bytes` is
+    that of all tensors in the value. `saved` is how many bytes autograd keeps for its backward pass that are
+    no parameter and that no earlier node keeps. `uncounted` names the operations that read a weight matrix
+    and that `flops` knows nothing of.
     """
 
     shape: tuple[int, ...] | None = None
@@ -33,7 +35,9 @@ class Value:
     mutates: frozenset[str] = field(default_factory=frozenset[str])
     random: bool = False
     flops: int = 0
+    backward_flops: int = 0
     bytes: int = 0
+    saved: int = 0
     uncounted: frozenset[str] = field(default_factory=frozenset[str])
 
     @property

@@ -12,7 +12,7 @@ from typing_extensions import override
 from dni_fx.errors import PlanError
 from dni_fx.policies.base import Policy
 from passes import Plan, UnknownNameError
-from passes.anchors import Anchor, module_of
+from passes.anchors import Anchor, module_of, paths_around
 from passes.dataflow import carrying, computed, precedence
 from passes.placement import plan_of
 
@@ -35,7 +35,7 @@ class At(Policy):
     after: tuple[str, ...] = ()
 
     @override
-    def plan(self, flow: nx.DiGraph[str]) -> Plan:
+    def choose(self, flow: nx.DiGraph[str]) -> Plan:
         """Cut after each of the names.
 
         Raises:
@@ -45,12 +45,7 @@ class At(Policy):
         cuts = {value for name in self.after for value in self._values(flow, name)}
         depth = _depths(flow, cuts)
         self._check(flow, cuts, depth)
-        last = max((depth[name] for name in carrying(flow)), default=0)
-        masks = [
-            sum(1 << at for at, name in enumerate(carrying(flow)) if depth[name] <= stage)
-            for stage in range(last)
-        ]
-        return plan_of(flow, masks, str(self))
+        return plan_of(flow, {name: depth[name] for name in carrying(flow)}, str(self))
 
     def _values(self, flow: nx.DiGraph[str], name: str) -> list[str]:
         """The tensors after which the name cuts."""
@@ -100,7 +95,7 @@ def _find(flow: nx.DiGraph[str], name: str) -> str:
         return value
     if name in flow and flow.nodes[name]["anchor"] is not None:
         return name
-    modules = dict.fromkeys(path for anchor in anchors for path in _paths(module_of(anchor)))
+    modules = dict.fromkeys(path for anchor in anchors for path in paths_around(module_of(anchor)))
     close = difflib.get_close_matches(name, [*modules, *anchors, *computed(flow)], n=3)
     hint = f" Did you mean {' or '.join(map(repr, dict.fromkeys(close)))}?" if close else ""
     top = ", ".join(path for path in modules if "." not in path) or "none"
@@ -112,20 +107,10 @@ def _find(flow: nx.DiGraph[str], name: str) -> str:
 
 def _returned(flow: nx.DiGraph[str], path: str) -> str | None:
     """The last value of a module that others read, by preference one with a gradient."""
-    inside = {name for name in computed(flow) if path in _paths(flow.nodes[name]["module"])}
+    inside = {name for name in computed(flow) if path in paths_around(flow.nodes[name]["module"])}
     read = [name for name in flow if name in inside and not inside.issuperset(flow.succ[name])]
     learned = [name for name in read if flow.nodes[name]["carries"]]
     return next(reversed(learned or read), None)
-
-
-def _paths(module: str) -> Iterable[str]:
-    """The path and those of the modules around it.
-
-    >>> list(_paths("encoder.layers.0"))
-    ['encoder', 'encoder.layers', 'encoder.layers.0']
-    """
-    parts = module.split(".") if module else []
-    return (".".join(parts[: count + 1]) for count in range(len(parts)))
 
 
 def _unpacked(flow: nx.DiGraph[str], value: str) -> Iterable[str]:

@@ -33,7 +33,7 @@ class Balanced(Policy):
     width: int = 2
 
     @override
-    def plan(self, flow: nx.DiGraph[str]) -> Plan:
+    def choose(self, flow: nx.DiGraph[str]) -> Plan:
         if self.width < 1:
             raise PlanError(f"{self} lets {self.width} values cross a cut; at least one must.")
         return best_plan(self, flow, self.stages, self._choices(flow), "name the places yourself with at")

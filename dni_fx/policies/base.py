@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, final
 
 from passes import Named, Plan
+from passes.constraints import constrained
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -14,12 +15,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Policy(Named):
-    """How to choose where to cut. Reads the dataflow, touches no tensor, returns a plan."""
+    """How to choose where to cut. Reads the dataflow, touches no tensor, returns a plan.
+
+    Any policy takes constraints. Each item of `together` names values that share a stage, and no cut lies
+    after a value that `avoid` names. An item is the path of a module, for all that happens inside of it,
+    an anchor, or a pattern of either with `*`; `a&b` are the values of both. With `tied`, all that read
+    one parameter share a stage, as they must if stages go to processes.
+    """
+
+    together: tuple[str, ...] = field(default=(), kw_only=True)
+    avoid: tuple[str, ...] = field(default=(), kw_only=True)
+    tied: bool = field(default=False, kw_only=True)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What must have been added to the dataflow: `seconds` if it was measured. Nothing, by default."""
+        return frozenset()
 
     @abc.abstractmethod
+    def choose(self, flow: nx.DiGraph[str]) -> Plan:
+        """A stage for every computed value of a dataflow that has the constraints in it."""
+
+    @final
     def plan(self, flow: nx.DiGraph[str]) -> Plan:
         """A stage for every computed value of `passes.dataflow`; the same graph gets the same plan.
 
         Raises:
             PlanError: the graph cannot be cut as asked; says what it has and what to ask for.
+            UnknownNameError: a constraint names nothing in this graph.
         """
+        return self.choose(constrained(flow, self.together, self.avoid, self.tied))

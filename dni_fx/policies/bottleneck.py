@@ -25,7 +25,7 @@ class Bottleneck(Policy):
     stages: int = 2
 
     @override
-    def plan(self, flow: nx.DiGraph[str]) -> Plan:
+    def choose(self, flow: nx.DiGraph[str]) -> Plan:
         return best_plan(
             self, flow, self.stages, [frontiers(flow, 1)], "use balanced, which cuts wider if it must"
         )

@@ -40,7 +40,7 @@ def best_plan(
     if stages < 1:
         raise PlanError(f"{policy} asks for {stages} stages; a model has at least one.")
     if stages == 1:
-        return plan_of(flow, [], str(policy))
+        return plan_of(flow, dict.fromkeys(carrying(flow), 0), str(policy))
     if not carrying(flow):
         raise PlanError(
             f"{policy} asks for {stages} stages, and no gradient runs through this graph, so there is "
@@ -51,8 +51,13 @@ def best_plan(
     for cuts in choices:
         search = _Search(flow, cuts)
         if (best := search.best(stages - 1)) is not None:
-            return plan_of(flow, [cut.inside for cut in best], str(policy))
+            return plan_of(flow, _stages(flow, best), str(policy))
     raise PlanError(_too_many(policy, flow, stages, [] if search is None else search.most(), instead))
+
+
+def _stages(flow: nx.DiGraph[str], cuts: list[Frontier]) -> dict[str, int]:
+    """For each carrying value, how many of the nested cuts it lies after."""
+    return {name: sum(not cut.inside >> at & 1 for cut in cuts) for at, name in enumerate(carrying(flow))}
 
 
 def _too_many(
