@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,6 +10,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor, fx, nn
 from torch._guards import detect_fake_mode
 from torch._subclasses import FakeTensor
@@ -21,11 +24,13 @@ from dni_fx.fill import Choice, fill
 from dni_fx.interface import INTERFACES, Interface
 from dni_fx.modes import training_mode
 from dni_fx.policies import POLICIES, Policy
+from dni_fx.pricing import price_all
 from dni_fx.program import Program, signature_of
 from dni_fx.randomness import kept_random_state
 from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
 from passes import Plan, parse
 from passes.dataflow import dataflow
+from passes.measure import measure
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """An example of what the model is called with: a tensor, positional arguments, or keyword arguments."""
@@ -72,6 +77,16 @@ def example_call(model: nn.Module, inputs: Inputs) -> Call:
     with torch.inference_mode(False):  # autograd takes no tensor that was made in inference mode
         leaves = tuple(leaf.clone() if leaf.is_inference() else leaf for leaf in call.leaves)
     return replace(call, leaves=leaves)
+
+
+def remember_times(program: Program, gm: fx.GraphModule) -> None:
+    """Put what was measured of a copy of the program's training graph where its next copies take it from."""
+    assert program.example is not None
+    with training_mode(program.tree):
+        graph = program.annotated(program.tree, program.example).graph
+    for node, twin in zip(graph.nodes, gm.graph.nodes, strict=True):
+        if "seconds" in twin.meta:
+            node.meta["seconds"] = twin.meta["seconds"]
 
 
 def training_graph(program: Program) -> fx.GraphModule:
@@ -157,7 +172,7 @@ def cutting_for(
         choice = _synthesizer(synthesizer)
     return Cutting(
         program,
-        policy if isinstance(policy, Plan) else partial(_plan_graph, policy),
+        policy if isinstance(policy, Plan) else partial(plan_graph, policy, choice),
         partial(fill, choice, chosen),
         chosen.classes,
         context,
@@ -168,5 +183,20 @@ def _synthesizer(choice: str | Synthesizer) -> Synthesizer:
     return parse(choice, SYNTHESIZERS) if isinstance(choice, str) else choice
 
 
-def _plan_graph(policy: Policy, gm: fx.GraphModule) -> Plan:
-    return policy.plan(dataflow(gm))
+def plan_graph(policy: Policy, choice: Choice, gm: fx.GraphModule, leaves: Sequence[Tensor]) -> Plan:
+    """The plan of a policy for an annotated graph, which is measured and priced first if the policy asks.
+
+    A graph that is measured already is not measured again. A long measurement shows a bar on a terminal.
+
+    Raises:
+        PlanError: the graph cannot be cut as asked.
+        PreconditionError: it is to be measured, and a node cannot run by itself.
+    """
+    if "seconds" in policy.reads and any("seconds" not in n.meta for n in gm.graph.nodes if n.op != "output"):
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("measuring", total=None)
+            measure(gm, leaves, observe=lambda done, of: bar.update(task, completed=done, total=of))
+    flow = dataflow(gm)
+    if "synthesizer" in policy.reads:
+        price_all(flow, gm, choice)
+    return policy.plan(flow)

@@ -118,7 +118,7 @@ class Cutting:
     def __init__(
         self,
         program: Program,
-        plan: Plan | Callable[[fx.GraphModule], Plan],
+        plan: Plan | Callable[[fx.GraphModule, Sequence[Tensor]], Plan],
         fill: Callable[[nn.Module, Sequence[BoundarySpec], Step], None],
         classes: int,
         context: str,
@@ -236,8 +236,8 @@ class Cutting:
         capture = self.program.annotated(tree, call, ways)
         captured = capture.module(tree)
         if not isinstance(self.plan, Plan):
-            self.plan = self.plan(captured)
-            self.program.history.append(f"plan: {self.plan}")
+            self.plan = self.plan(captured, call.leaves)
+            self.program.history.append(f"plan: {self.plan.summary}")
         elif not (self.graphs or self.was_cut or self.program.is_from_file):
             late = ", older than its layers; decouple dni_fx.recouple(model) anew" if self.filled() else ""
             doing = f"cannot cut this graph by the plan{late}"

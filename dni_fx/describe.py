@@ -1,11 +1,11 @@
-"""What there is to choose from, and what a plan means on a graph, as plain data for whoever shows it."""
+"""What there is to choose from, and what a cut model was made of, as plain data for whoever shows it."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx, nn
 
@@ -17,13 +17,8 @@ from dni_fx.interface import INTERFACES
 from dni_fx.policies import POLICIES
 from dni_fx.runtimes import RUNTIMES
 from dni_fx.synthesizers import SYNTHESIZERS
-from passes import PASSES, BoundarySpec, Named, Pipeline, Plan, PreconditionError, Registry, boundaries
-from passes.dataflow import dataflow
-from passes.mark_boundaries import MarkBoundaries
+from passes import PASSES, Named, Plan, PreconditionError, Registry
 from passes.named import options_of
-
-if TYPE_CHECKING:
-    import networkx as nx
 
 _CATALOG: dict[str, Registry[Any]] = {
     "frontends": FRONTENDS,
@@ -47,34 +42,6 @@ class Entry:
     options: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Crossing:
-    """A value that crosses a cut: its boundary, its shape in terms of the batch size `b`, who reads it."""
-
-    boundary: str
-    anchor: str
-    shape: tuple[int | str, ...]
-    dtype: str
-    producer: int
-    consumers: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.anchor} ({', '.join(map(str, self.shape))}) {self.dtype}"
-
-
-@dataclass(frozen=True)
-class StageFacts:
-    """What is in one stage. `flops` is that of a forward pass on the example; `crossings` leave the stage."""
-
-    stage: int
-    values: int
-    first: str
-    last: str
-    parameters: int
-    flops: int
-    crossings: tuple[Crossing, ...]
-
-
 def catalog(family: str) -> Iterator[Entry]:
     """Everything of a family that has a name, what other packages add by entry points included."""
     for name in sorted(_CATALOG[family]):
@@ -82,21 +49,6 @@ def catalog(family: str) -> Iterator[Entry]:
         about = (inspect.getdoc(cls) or "").partition("\n")[0]
         options = {field.name: field.default for field in options_of(cls)}
         yield Entry(name, about, options)
-
-
-def stage_facts(tree: nn.Module, gm: fx.GraphModule, plan: Plan) -> tuple[StageFacts, ...]:
-    """What a plan puts into each stage of an annotated graph over the modules of `tree`, and what crosses.
-
-    A parameter that several stages read counts in each of them. The graph is left as it is.
-
-    Raises:
-        PreconditionError: the plan cannot be carried out on this graph.
-    """
-    specs = [spec for _, spec in boundaries(Pipeline((MarkBoundaries(plan),)).run(gm))]
-    flow = dataflow(gm)
-    stages = {node.name: stage for node, stage in plan.assign(gm.graph).items()}
-    members = [[name for name in stages if stages[name] == stage] for stage in range(len(plan))]
-    return tuple(_facts(tree, flow, names, stage, specs) for stage, names in enumerate(members) if names)
 
 
 def refuse_misfit(gm: fx.GraphModule, plan: Plan) -> None:
@@ -128,25 +80,3 @@ def plan_of(cut: Decoupled) -> Plan:
 def history_of(cut: Decoupled) -> tuple[str, ...]:
     """What made the graphs of a cut model, step by step."""
     return tuple(cutting_of(cut).program.history)
-
-
-def crossing(spec: BoundarySpec) -> Crossing:
-    """A boundary of one value as plain data."""
-    value = spec.value
-    dtype = str(value.dtype).removeprefix("torch.")
-    return Crossing(spec.name, str(value.anchor), value.dims, dtype, spec.producer, spec.consumers)
-
-
-def _facts(
-    tree: nn.Module, flow: nx.DiGraph[str], names: list[str], stage: int, specs: list[BoundarySpec]
-) -> StageFacts:
-    read = dict.fromkeys(path for name in names for path in flow.nodes[name]["parameters"])
-    return StageFacts(
-        stage,
-        len(names),
-        str(flow.nodes[names[0]]["anchor"]),
-        str(flow.nodes[names[-1]]["anchor"]),
-        count(tree.get_parameter(path) for path in read),
-        sum(flow.nodes[name]["flops"] for name in names),
-        tuple(crossing(spec) for spec in specs if spec.producer == stage),
-    )

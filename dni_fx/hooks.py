@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch._subclasses import FakeTensor
 
 from dni_fx.errors import CaptureError
+from passes.anchors import paths_around
 from passes.boundary import CONTAINER
 
 Hooks = dict[int, Any]
@@ -131,8 +132,8 @@ def passed_by(graph: fx.Graph, tree: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(path, module) for path, module in tree.named_modules() if path and not _is_below(path, whole)]
 
 
-def _is_below(path: str, tops: Collection[str]) -> bool:
-    return any(path == top or path.startswith(f"{top}.") for top in tops)
+def _is_below(path: str, tops: set[str]) -> bool:
+    return not tops.isdisjoint(paths_around(path))
 
 
 def _pass(guard: Guard, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -104,8 +104,10 @@ def road(tree: nn.Module, split: Split) -> Road:
     for item in split.result:
         if isinstance(item, Name):
             last.pop(item.of, None)
-    drops = [tuple(name for name, at in last.items() if at == i) for i in range(len(stages))]
-    return Road(stages, split, tuple(drops))
+    drops: list[list[str]] = [[] for _ in stages]
+    for name, at in last.items():
+        drops[at].append(name)
+    return Road(stages, split, tuple(map(tuple, drops)))
 
 
 def shared_parameters(stages: tuple[Stage, ...]) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,9 @@ from dni_fx.assembly import (
     cutting_for,
     example_call,
     example_of,
+    plan_graph,
     prepare,
+    remember_times,
     trainable,
     training_graph,
 )
@@ -40,10 +42,9 @@ from dni_fx.saving import inference_program, open_cut
 from dni_fx.saving import save as write_cut
 from dni_fx.sources import program_of, without_numbers
 from dni_fx.stage import Stage
-from dni_fx.synthesizers import Synthesizer
+from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
 from dni_fx.trainer import Epoch, Metric, Training, fit
 from passes import Plan, parse
-from passes.dataflow import dataflow
 
 DEFAULT_PLAN = "balanced:stages=2"
 
@@ -78,12 +79,20 @@ def capture(
 def plan(program: Program, policy: str | Policy = DEFAULT_PLAN) -> Plan:
     """A stage for every value of the program, as the policy chooses.
 
+    A policy that balances time has the program measured on its example, once. One that asks what synthesizers
+    cost is told it of `auto`.
+
     Raises:
         PlanError: the graph cannot be cut as asked; says what is possible.
+        PreconditionError: it is to be measured, and a node cannot run by itself.
         UnknownNameError, SpecError: the text does not name a policy.
     """
     chosen = parse(policy, POLICIES) if isinstance(policy, str) else policy
-    return chosen.plan(dataflow(training_graph(program)))
+    gm = training_graph(program)
+    assert program.example is not None
+    found = plan_graph(chosen, parse("auto", SYNTHESIZERS), gm, program.example.leaves)
+    remember_times(program, gm)
+    return found
 
 
 @capturing()

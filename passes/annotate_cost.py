@@ -1,15 +1,15 @@
-"""What operations cost: floating-point operations of their forward pass."""
+"""What operations cost: floating-point operations of their forward and their backward pass."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from passes.values import value_of
@@ -25,6 +25,26 @@ def flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) ->
     """
     formula = _formulas().get(func.overloadpacket)
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
+
+
+def backward_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    """Floating-point operations of the backward pass of one aten operation, in the units of `flops`.
+
+    A product has one more product for each factor that requires a gradient; a fused kernel computes all
+    gradients that it can, whichever are asked for. Nothing where gradients are switched off.
+    """
+    name = func.overloadpacket.__name__
+    formula = _formulas().get(func.overloadpacket)
+    if formula is None or name not in _BACKWARDS or not torch.is_grad_enabled():
+        return 0
+    needed = [_requires_grad(arg) for arg in args]
+    return int(_BACKWARDS[name](formula(*args, **kwargs, out_val=out), needed, args))
+
+
+def _requires_grad(argument: Any) -> bool:
+    if isinstance(argument, list | tuple):
+        return any(map(_requires_grad, argument))
+    return isinstance(argument, Tensor) and argument.requires_grad
 
 
 def is_counted(func: Any) -> bool:
@@ -68,6 +88,9 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         "addmv": _added_matrix_vector,
         "dot": _matrix_vector,
         "addbmm": _added_batches,
+        "_scaled_dot_product_flash_attention_for_cpu_backward": attention_backward,
+        "_scaled_dot_product_fused_attention_overrideable_backward": attention_backward,
+        "mkldnn_rnn_layer_backward": recurrent_backward,
     }
     custom = {getattr(torch.ops.aten, name): formula for name, formula in own.items()}
     return FlopCounterMode(display=False, custom_mapping=custom).flop_registry
@@ -78,6 +101,11 @@ def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> in
     return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
+def attention_backward(_grad: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    """The scores again, and two products for each of the two of the forward pass."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (3 * query[-1] + 2 * value[-1])
+
+
 def _recurrent(inputs: Shape, weights: Iterable[Shape]) -> int:
     """Every matrix once for each sample and step; what the gates do element by element is left out."""
     return 2 * math.prod(inputs[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) > 1)
@@ -85,6 +113,11 @@ def _recurrent(inputs: Shape, weights: Iterable[Shape]) -> int:
 
 def _mkldnn_recurrent(inputs: Shape, *weights: Any, **_: Any) -> int:
     return _recurrent(inputs, weights[:2])
+
+
+def recurrent_backward(inputs: Shape, *weights: Any, **_: Any) -> int:
+    """Every product of the forward pass once for each of its factors."""
+    return 2 * _recurrent(inputs, weights[:2])
 
 
 def _fused_recurrent(inputs: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
@@ -101,3 +134,48 @@ def _added_matrix_vector(_bias: Shape, matrix: Shape, _vector: Shape, **_: Any) 
 
 def _added_batches(_bias: Shape, left: Shape, right: Shape, **_: Any) -> int:
     return 2 * math.prod(left) * right[-1]
+
+
+Backward = Callable[[int, Sequence[bool], tuple[Any, ...]], int]
+
+
+def _product(left: int, right: int) -> Backward:
+    """One product for each of the two factors, at these places among the arguments."""
+    return lambda forward, needed, _: forward * (needed[left] + needed[right])
+
+
+def _times_vector(vector: int) -> Backward:
+    """The vector's gradient is a product; the matrix's is an outer product, element by element."""
+    return lambda forward, needed, _: forward * needed[vector]
+
+
+def _attended(forward: int, needed: Sequence[bool], args: tuple[Any, ...]) -> int:
+    query, key, value = args[:3]
+    return any(needed) * attention_backward((), query.shape, key.shape, value.shape)
+
+
+def _fused_cells(forward: int, needed: Sequence[bool], args: tuple[Any, ...]) -> int:
+    return any(needed) * forward * (1 + needed[1])
+
+
+_BACKWARDS: Mapping[str, Backward] = {
+    **dict.fromkeys(("mm", "bmm", "convolution", "_convolution", "cudnn_convolution"), _product(0, 1)),
+    **dict.fromkeys(("convolution_overrideable", "_slow_conv2d_forward"), _product(0, 1)),
+    **dict.fromkeys(("addmm", "baddbmm", "addbmm"), _product(1, 2)),
+    "mv": _times_vector(1),
+    "addmv": _times_vector(2),
+    **dict.fromkeys(
+        (
+            "_scaled_dot_product_efficient_attention",
+            "_scaled_dot_product_flash_attention",
+            "_scaled_dot_product_cudnn_attention",
+            "_scaled_dot_product_flash_attention_for_cpu",
+            "_scaled_dot_product_fused_attention_overrideable",
+        ),
+        _attended,
+    ),
+    "mkldnn_rnn_layer": lambda forward, needed, _: 2 * forward * any(needed),
+    "_cudnn_rnn": _fused_cells,
+    "miopen_rnn": _fused_cells,
+}
+"""Backward FLOPs from the forward ones, from which arguments require a gradient, and from the arguments."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,11 +21,15 @@ from typing_extensions import override
 
 from passes.errors import PreconditionError
 from passes.one_step import OneStep
+from passes.replay import run_backward
 from passes.shell import shell
 from passes.switches import switches_kept
 from passes.watch import Watch
 
 Sizes = tuple[int, ...]
+
+_NO_HOOKS = "saved tensor hooks"
+"""Where torch says this, as `torch.func.grad` does, what is saved cannot be seen, and counts as nothing."""
 
 
 def annotate(gm: fx.GraphModule, leaves: Sequence[Tensor]) -> None:
@@ -73,7 +77,7 @@ def _run(
     """Sizes of every value that is one tensor, at `times` the batch size."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with switches_kept(), torch.inference_mode(False), torch.enable_grad():
-        parts = _parts(gm, lambda tensor: _faked(tensor, fake))
+        parts = copied_parts(gm, lambda tensor: _faked(tensor, fake))
         inputs = [_faked(leaf, fake) for leaf in leaves]
         for position, leaf in enumerate(leaves):
             if times > 1 and leaf.shape[:1] == (batch,):
@@ -92,7 +96,7 @@ def _run_on_data(gm: fx.GraphModule, leaves: Sequence[Tensor], watch: Watch) -> 
     """Sizes of every value that is one tensor, from a run on the examples themselves."""
     devices = sorted({leaf.device.index for leaf in leaves if leaf.device.type == "cuda"})
     with switches_kept(), torch.random.fork_rng(devices=devices), torch.enable_grad():
-        parts = _parts(gm, lambda tensor: tensor.detach().clone())
+        parts = copied_parts(gm, lambda tensor: tensor.detach().clone())
         inputs = [_like(leaf, leaf.detach().clone()) for leaf in leaves]
         watch.weigh(parts.values())
         with watch:
@@ -111,7 +115,7 @@ def _without_reports() -> Generator[None]:
         log.setLevel(level)
 
 
-def _parts(gm: fx.GraphModule, copied: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+def copied_parts(gm: fx.GraphModule, copied: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """Copies of the modules, parameters and buffers that nodes refer to, by target."""
     held: dict[str, Any] = {}
     holder = nn.Module()
@@ -157,7 +161,7 @@ class _Interpreter(fx.Interpreter):
     @override
     def run_node(self, n: fx.Node) -> Any:
         try:
-            value = super().run_node(n)
+            value = super().run_node(n) if self.watch is None else self._watched(n, self.watch)
         except Exception as error:
             raise PreconditionError(_refusal(n, error)) from error
         if isinstance(value, Tensor):
@@ -165,6 +169,30 @@ class _Interpreter(fx.Interpreter):
         if self.watch is not None:
             self.watch.node_made(n.name, value)
         return value
+
+    def _watched(self, node: fx.Node, watch: Watch) -> Any:
+        try:
+            with watch.saving():
+                value = super().run_node(node)
+        except RuntimeError as error:
+            if _NO_HOOKS not in str(error):
+                raise
+            watch.start_over()
+            value = super().run_node(node)
+        if watch.is_backward_hidden:
+            # Where it cannot be run on shapes, what the formulas say is all that is known.
+            with contextlib.suppress(Exception):
+                watch.replayed(self._backward_of(node))
+        return value
+
+    def _backward_of(self, node: fx.Node) -> Iterator[None]:
+        part = self.parts.get(str(node.target)) if node.op == "call_module" else None
+        parameters = list(part.parameters()) if isinstance(part, nn.Module) else []
+
+        def run(arguments: Any) -> Any:
+            return getattr(self, node.op)(node.target, *arguments)
+
+        return run_backward(run, self.fetch_args_kwargs_from_env(node), parameters)
 
     @override
     def fetch_attr(self, target: str) -> Any:

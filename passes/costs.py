@@ -47,3 +47,17 @@ COSTS: Mapping[str, Callable[[nx.DiGraph[str]], dict[str, int]]] = {
     "parameters": parameters,
 }
 """The kinds of cost that a plan can balance."""
+
+_COLUMNS = ("module", "flops", "backward_flops", "seconds", "parameter_bytes", "saved", "bytes")
+
+
+def node_table(flow: nx.DiGraph[str]) -> list[dict[str, str | int | float | None]]:
+    """A row for each computed node in graph order, with all that is known of its cost; made for JSON.
+
+    `name`, `anchor` and `module` say where it is; `flops`, `backward_flops`, `parameter_bytes`, `saved` and
+    `bytes` mean what they mean in the dataflow, and `seconds` is None where nothing was measured.
+    """
+    return [
+        {"name": name, "anchor": str(facts["anchor"])} | {column: facts[column] for column in _COLUMNS}
+        for name, facts in ((name, flow.nodes[name]) for name in computed(flow))
+    ]

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from passes.anchors import module_of
 from passes.branches import ways_in
+from passes.classes import classes_of
 from passes.hazards import Memory
 from passes.values import Value, value_of
 
@@ -37,11 +38,13 @@ def dataflow(gm: fx.GraphModule) -> nx.DiGraph[str]:
     - `together`: nodes with the same number, if it is not None, must be in one stage.
     - `follows`: nodes that may not be in a later stage, although it reads none of them.
 
+    The graph's own attribute `classes` is what `passes.classes.classes_of` tells.
+
     >>> gm = fx.symbolic_trace(lambda x: x.relu() + x)
     >>> sorted(dataflow(gm).edges)
     [('add', 'output'), ('relu', 'add'), ('x', 'add'), ('x', 'relu')]
     """
-    flow: nx.DiGraph[str] = nx.DiGraph()
+    flow: nx.DiGraph[str] = nx.DiGraph(classes=classes_of(gm))
     for node in gm.graph.nodes:
         flow.add_node(node.name, **_facts(gm, node), together=None)
         for source in node.all_input_nodes:
@@ -199,9 +202,10 @@ def _mark_order(gm: fx.GraphModule, flow: nx.DiGraph[str], memory: Memory) -> No
     """Random draws keep their order, and branches, calls of one module with state, reads before a write."""
     follows: dict[str, set[str]] = defaultdict(set)
     last: dict[str, str] = {}
+    held = {**vars(gm)["_modules"], **vars(gm)}
     for node in gm.graph.nodes:
         changes = ["random numbers"] if value_of(node).random else []
-        if any(True for _ in ways_in(node, {**vars(gm)["_modules"], **vars(gm)})):
+        if any(True for _ in ways_in(node, held)):
             changes.append("the way")
         if _has_state(gm, node):
             changes.append(f"buffers of {node.target}")

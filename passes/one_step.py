@@ -1,4 +1,4 @@
-"""Recurrent layers on fake tensors in one step instead of many."""
+"""Recurrent layers on fake tensors in two steps instead of many."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _HAS_BIASES, _BATCH_FIRST = 3, 8
 
 
 class OneStep(TorchFunctionMode):
-    """A recurrent layer takes one step, within `repeated(steps)`, and its output is repeated for the others.
+    """A recurrent layer takes two steps, the second within `repeated(steps - 1)` for all that follow it.
 
-    Most of them dispatch dozens of operations a step, and no shape tells one step from the next: a GRU over
-    512 steps took 12 seconds to annotate and takes 0.04.
+    The first differs: a gradient need not run on to the state that it starts from. Most layers dispatch
+    dozens of operations a step, and no shape tells a later step from the next: a GRU over 512 steps took
+    12 seconds to annotate and takes 0.06.
     """
 
     def __init__(self, repeated: Callable[[int], AbstractContextManager[None]]) -> None:
@@ -41,6 +42,11 @@ class OneStep(TorchFunctionMode):
         time = int(args[_BATCH_FIRST])
         if not (steps := sequence.shape[time]):
             return func(*args, **(kwargs or {}))
-        with self.repeated(steps):
-            first, *states = func(sequence.narrow(time, 0, 1), *args[1:], **(kwargs or {}))
-        return first.repeat_interleave(steps, dim=time), *states
+        step = sequence.narrow(time, 0, 1)
+        first, *states = func(step, *args[1:], **(kwargs or {}))
+        if steps == 1:
+            return first, *states
+        with self.repeated(steps - 1):
+            state = states if isinstance(args[1], list | tuple) else states[0]
+            later, *states = func(step, state, *args[2:], **(kwargs or {}))
+        return torch.cat([first, *[later] * (steps - 1)], dim=time), *states

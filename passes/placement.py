@@ -18,27 +18,95 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
     """One truth value for each cut."""
 
+_AT_ONCE = 4096
+"""Cuts that are looked at together: their flags for all values fit into memory."""
+
+
+class Placement:
+    """Where the values without a gradient go, given where the others are.
+
+    A value that depends on carrying ones is placed with the last of these; one that depends on none, a mask
+    or a position, with the first of its readers, so it is made where it is first needed.
+    """
+
+    def __init__(self, flow: nx.DiGraph[str]) -> None:
+        self.flow = flow
+        self.units = precedence(flow)
+        self.order = list(nx.topological_sort(self.units))
+        independent = _independent(flow)
+        self._late = {unit for unit in self.order if self._members(unit) <= independent}
+
+    def spread(self, given: Mapping[str, int]) -> dict[str, int]:
+        """A number for every computed value in graph order, from numbers of the carrying ones.
+
+        The numbers are stages, or places in an order, and must respect `precedence`. O(V + E).
+        """
+        found: dict[int, int] = {}
+        for unit in self.order:
+            held = next((given[name] for name in self._members(unit) if name in given), None)
+            above = (found[earlier] for earlier in self.units.pred[unit])
+            found[unit] = max(above, default=0) if held is None else held
+        for unit in reversed(self.order):
+            if unit in self._late:
+                found[unit] = min((found[reader] for reader in self.units.succ[unit]), default=found[unit])
+        return self._named(found)
+
+    def before(self, cuts: Sequence[int]) -> dict[str, Flags]:
+        """For every computed value in graph order, which of the cuts it lies before.
+
+        A cut is the mask of a `Frontier`. The cuts must be admissible and need not be nested.
+        O(V + E) operations on as many flags as cuts.
+        """
+        names = carrying(self.flow)
+        given = dict(zip(names, _columns(cuts, len(names)), strict=True))
+        all_of_them = np.ones(len(cuts), dtype=bool)
+        found: dict[int, Flags] = {}
+        for unit in self.order:
+            held = next((given[name] for name in self._members(unit) if name in given), None)
+            if held is None:
+                held = all_of_them
+                for earlier in self.units.pred[unit]:
+                    held = held & found[earlier]
+            found[unit] = held
+        for unit in reversed(self.order):
+            if unit in self._late and (later := [found[reader] for reader in self.units.succ[unit]]):
+                found[unit] = np.logical_or.reduce(later)
+        return self._named(found)
+
+    def plan(self, stages: Mapping[str, int], policy: str) -> Plan:
+        """As `plan_of`, for the dataflow that this speaks of."""
+        return _plan(self.flow, self.spread(stages), policy)
+
+    def costs_before(self, cuts: Sequence[int], cost: Mapping[str, int]) -> NDArray[np.int64]:
+        """What all that lies before each cut costs together. O(V) for each cut, a byte at a time."""
+        found = np.zeros(len(cuts), dtype=np.int64)
+        names = carrying(self.flow)
+        others = [name for name in computed(self.flow) if cost[name] and not self.flow.nodes[name]["carries"]]
+        by_byte = _sums_by_byte([cost[name] for name in names])
+        for start in range(0, len(cuts), _AT_ONCE):
+            part, some = found[start : start + _AT_ONCE], cuts[start : start + _AT_ONCE]
+            for sums, column in zip(by_byte, _bytes_of(some, len(names)).T, strict=True):
+                part += sums[column]
+            for name, flags in self.before(some).items() if others else ():
+                if not self.flow.nodes[name]["carries"]:
+                    part += cost[name] * flags
+        return found
+
+    def _members(self, unit: int) -> set[str]:
+        return self.units.nodes[unit]["members"]
+
+    def _named(self, found: Mapping[int, Any]) -> dict[str, Any]:
+        named = {name: found[unit] for unit in self.order for name in self._members(unit)}
+        return {name: named[name] for name in computed(self.flow)}
+
 
 def plan_of(flow: nx.DiGraph[str], stages: Mapping[str, int], policy: str) -> Plan:
     """The plan with these stages of the carrying values, which are an admissible sequence of nested cuts.
 
-    A value without a gradient is in the latest of the stages of the carrying values that it depends on;
-    one that depends on none, a mask or a position, where it is first needed. What is computed from
-    weights alone is recomputed in each stage that reads it, unless it may run only once. O(V + E).
+    The other values find their stage by `Placement`. What is computed from weights alone is recomputed in
+    each stage that reads it, unless it may run only once. O(V + E).
     """
-    units = precedence(flow)
-    order, late = list(nx.topological_sort(units)), _independent(flow)
-    found: dict[int, int] = {}
-    for unit in order:
-        members: set[str] = units.nodes[unit]["members"]
-        held = next((stages[name] for name in members if name in stages), None)
-        above = (found[earlier] for earlier in units.pred[unit])
-        found[unit] = max(above, default=0) if held is None else held
-    for unit in reversed(order):
-        if units.nodes[unit]["members"] <= late:
-            found[unit] = min((found[reader] for reader in units.succ[unit]), default=found[unit])
-    named = {name: found[unit] for unit in order for name in units.nodes[unit]["members"]}
-    return _plan(flow, named, policy)
+    return Placement(flow).plan(stages, policy)
 
 
 def refit(plan: Plan, flow: nx.DiGraph[str]) -> Plan:
@@ -82,40 +150,25 @@ def _plan(flow: nx.DiGraph[str], stages: dict[str, int], policy: str) -> Plan:
     return Plan(stage_of, copies, policy)
 
 
-def before(flow: nx.DiGraph[str], cuts: Sequence[int]) -> dict[str, Flags]:
-    """For every computed value in graph order, which of the cuts it lies before.
-
-    A value without a gradient lies before a cut if the carrying values that it depends on do; one
-    that depends on none, a mask or a position, if one of its readers does, so it is made where it is first
-    needed. The cuts must be admissible and need not be nested. O(V + E) operations on as many flags as cuts.
-    """
-    units = precedence(flow)
-    order = list(nx.topological_sort(units))
-    given = dict(zip(carrying(flow), _columns(cuts, len(carrying(flow))), strict=True))
-    late = _independent(flow)
-    earliest: dict[int, Flags] = {}
-    for unit in order:
-        members: set[str] = units.nodes[unit]["members"]
-        held = next((given[name] for name in members if name in given), None)
-        above = [earliest[earlier] for earlier in units.pred[unit]]
-        earliest[unit] = (
-            np.logical_and.reduce([np.ones(len(cuts), dtype=bool), *above]) if held is None else held
-        )
-    final: dict[int, Flags] = {}
-    for unit in reversed(order):
-        later = [final[reader] for reader in units.succ[unit]]
-        waits = later and units.nodes[unit]["members"] <= late
-        final[unit] = np.logical_or.reduce(later) if waits else earliest[unit]
-    unit_of = {name: unit for unit in order for name in units.nodes[unit]["members"]}
-    return {name: final[unit_of[name]] for name in computed(flow)}
+def _bytes_of(cuts: Sequence[int], values: int) -> NDArray[np.uint8]:
+    """A row of bytes for each mask."""
+    size = values // 8 + 1
+    packed = np.frombuffer(b"".join(cut.to_bytes(size, "little") for cut in cuts), dtype=np.uint8)
+    return packed.reshape(len(cuts), size)
 
 
 def _columns(cuts: Sequence[int], values: int) -> NDArray[np.bool_]:
     """The masks turned on their side: a row of flags for each value."""
-    size = values // 8 + 1
-    packed = np.frombuffer(b"".join(cut.to_bytes(size, "little") for cut in cuts), dtype=np.uint8)
-    bits = np.unpackbits(packed.reshape(len(cuts), size), axis=1, bitorder="little")
+    bits = np.unpackbits(_bytes_of(cuts, values), axis=1, bitorder="little")
     return np.ascontiguousarray(bits[:, :values].T).astype(bool)
+
+
+def _sums_by_byte(weights: Sequence[int]) -> NDArray[np.int64]:
+    """For each byte of a mask and each number that it may be, the sum of the weights of its bits."""
+    padded = np.zeros((len(weights) // 8 + 1) * 8, dtype=np.int64)
+    padded[: len(weights)] = weights
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return padded.reshape(-1, 8) @ bits.T.astype(np.int64)
 
 
 def _independent(flow: nx.DiGraph[str]) -> set[str]:

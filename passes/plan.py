@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
 
+from passes import plan_json
 from passes.anchors import Anchor, anchor_of, base_of
-from passes.errors import SpecError
+from passes.plan_diff import difference
 
-_VERSION = 1
+_SHOWN = 8
+"""Edges that run backwards which are told one by one; of the others only how many there are."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,21 @@ class Plan:
     The map is total on purpose. Naming only the values that cross leaves a side branch
     (an embedding read late, say) with no answer to which stage should compute it. `copies`
     lists pure values that are recomputed in other stages instead of sent there. `policy` is
-    the text form of what chose the stages, so parsing it gives the chooser back.
+    the text form of what chose the stages, so parsing it gives the chooser back. `sheet` is what the plan
+    means on its graph, if whoever made it has written that down; its text is then the plan's.
     """
 
     stage_of: Mapping[Anchor, int]
     copies: Mapping[Anchor, tuple[int, ...]] = field(default_factory=dict)
     policy: str = "hand"
+    sheet: object = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
+        return self.summary if self.sheet is None else str(self.sheet)
+
+    @property
+    def summary(self) -> str:
+        """One line: how many stages of how many values, and what chose them."""
         sizes = [0] * len(self)
         for stage in self.stage_of.values():
             sizes[stage] += 1
@@ -56,65 +64,58 @@ class Plan:
 
     def problems(self, graph: fx.Graph) -> Iterator[str]:
         """Everything that stops this plan from being carried out on the graph that it was made for."""
-        there = {anchor_of(node): node for node in graph.nodes if "anchor" in node.meta}
-        if missing := [anchor for anchor in there if anchor not in self.stage_of]:
-            yield f"the plan gives no stage to {_some(missing)}; it belongs to another graph"
-        if unknown := [anchor for anchor in self.stage_of if anchor not in there]:
-            yield f"the plan speaks of {_some(unknown)}, not in this graph; it belongs to another graph"
-        if missing or unknown:
+        there = [anchor_of(node) for node in graph.nodes if "anchor" in node.meta]
+        if apart := difference(self.stage_of, there):
+            yield apart
             return
-        if empty := sorted(set(range(len(self))) - set(self.stage_of.values())):
-            yield f"no value is in stage {', '.join(map(str, empty))}"
-        yield from self.backward_edges(self.assign(graph))
+        used = sorted(set(self.stage_of.values()))
+        if empty := sorted(set(range(len(self))) - set(used)):
+            yield (
+                f"no value is in stage {', '.join(map(str, empty))}, and stages are numbered without a gap: "
+                f"write {', '.join(f'{at} for {stage}' for at, stage in enumerate(used) if at != stage)}"
+            )
+        stages = self.assign(graph)
+        wrong = list(self._backward(stages))
+        for source, node in wrong[:_SHOWN]:
+            yield (
+                f"{_edge(source, node, stages)}. Put {anchor_of(source)} into stage {stages[node]} "
+                f"or below, or {anchor_of(node)} into stage {stages[source]} or above"
+            )
+        if len(wrong) > _SHOWN:
+            yield f"{len(wrong) - _SHOWN} more edges run backwards"
 
     def backward_edges(self, stages: Mapping[fx.Node, int]) -> Iterator[str]:
         """The edges from a later stage to an earlier one, given the stage of each node."""
+        for source, node in self._backward(stages):
+            yield _edge(source, node, stages)
+
+    def _backward(self, stages: Mapping[fx.Node, int]) -> Iterator[tuple[fx.Node, fx.Node]]:
         for node, stage in stages.items():
             for source in node.all_input_nodes:
                 if stages.get(source, 0) > stage and stage not in self.copies.get(anchor_of(source), ()):
-                    yield (
-                        f"{anchor_of(source)} (stage {stages[source]}) feeds {anchor_of(node)} "
-                        f"(stage {stage}); no edge may run backwards"
-                    )
+                    yield source, node
 
     def to_json(self) -> str:
-        """Text that `from_json` reads back, and that diffs line by line."""
-        return json.dumps(
-            {
-                "version": _VERSION,
-                "policy": self.policy,
-                "stage_of": dict(self.stage_of),
-                "copies": {anchor: list(stages) for anchor, stages in self.copies.items()},
-            },
-            indent=1,
-        )
+        """Text that `from_json` reads back, and that diffs line by line. It says nothing of the sheet."""
+        return plan_json.write(self.stage_of, self.copies, self.policy)
 
     @staticmethod
     def from_json(text: str) -> Plan:
-        """The inverse of `to_json`.
+        """The inverse of `to_json`; the policy and the copies may be left out.
 
         Raises:
-            SpecError: the text is not the JSON of a plan, or of a newer version.
+            SpecError: the text is not the JSON of a plan, or of a newer version; lists all that is wrong.
         """
-        try:
-            read = json.loads(text)
-            if read["version"] > _VERSION:
-                raise SpecError(f"this plan has version {read['version']}, newer than {_VERSION}.")
-            stage_of = {Anchor(anchor): _stage(stage) for anchor, stage in read["stage_of"].items()}
-            copies = {Anchor(anchor): tuple(map(_stage, stages)) for anchor, stages in read["copies"].items()}
-            return Plan(stage_of, copies, str(read["policy"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, SpecError):
-                raise
-            raise SpecError(f"this is not the JSON of a plan: {type(error).__name__}: {error}") from None
+        stage_of, copies, policy = plan_json.read(text)
+        return Plan(
+            {Anchor(name): stage for name, stage in stage_of.items()},
+            {Anchor(name): stages for name, stages in copies.items()},
+            policy,
+        )
 
 
-def _stage(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"a stage is a number from 0 up, not {value!r}")
-    return value
-
-
-def _some(anchors: list[Anchor]) -> str:
-    shown = ", ".join(anchors[:5])
-    return shown if len(anchors) <= 5 else f"{shown} and {len(anchors) - 5} more"
+def _edge(source: fx.Node, reader: fx.Node, stages: Mapping[fx.Node, int]) -> str:
+    return (
+        f"{anchor_of(source)} (stage {stages[source]}) feeds {anchor_of(reader)} "
+        f"(stage {stages[reader]}); no edge may run backwards"
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,37 +69,50 @@ def split_stages(gm: fx.GraphModule, plan: Plan) -> Split:
         raise PreconditionError("cannot split the graph into stages: mark-boundaries has not run on it")
     markers = {node: spec.name for node, spec in boundaries(gm)}
     marks = {node.all_input_nodes[0]: node for node in markers}
-    names = {node: markers.get(node) or _apart(node, markers.values()) for node in gm.graph.nodes}
-    maker = _Splitter(plan, names, marks, set(output.all_input_nodes))
-    parts = [maker.part(gm, index, computed) for index in range(len(plan))]
+    taken = set(markers.values())
+    names = {node: markers.get(node) or _apart(node, taken) for node in gm.graph.nodes}
+    maker = _Splitter(gm, plan, names, marks)
+    work = maker.work([node for node in computed if node not in markers])
+    parts = [maker.part(index, work[index]) for index in range(len(plan))]
     result = _named(output.args[0], names)
     inputs = tuple(names[node] for node in gm.graph.nodes if node.op == "placeholder")
     # A result that is a parameter itself is computed by nobody; the last stage hands it over.
     return Split(tuple(parts), inputs, result, _in_order(gm))
 
 
-def _apart(node: fx.Node, taken: Collection[str]) -> str:
+def _apart(node: fx.Node, taken: Set[str]) -> str:
     """The node's name, changed where a boundary has it: what crosses can be read beside the boundary, too."""
     return f"{node.name}.value" if node.name in taken else node.name
 
 
 class _Splitter:
     def __init__(
-        self, plan: Plan, names: dict[fx.Node, str], marks: dict[fx.Node, fx.Node], returned: set[fx.Node]
+        self, gm: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], marks: dict[fx.Node, fx.Node]
     ) -> None:
+        self.gm = gm
         self.plan = plan
         self.names = names
         self.marks = marks
-        self.returned = returned
+        self.markers = set(marks.values())
+        self.returned = set(next(iter(reversed(gm.graph.nodes))).all_input_nodes)
+        self.parameters = {id(parameter): name for name, parameter in gm.named_parameters()}
 
-    def part(self, gm: fx.GraphModule, index: int, computed: list[fx.Node]) -> Part:
-        mine = [node for node in computed if node not in self.names_of_markers and self._is_in(node, index)]
+    def work(self, computed: list[fx.Node]) -> defaultdict[int, list[fx.Node]]:
+        """The nodes that each stage computes, copies among them."""
+        work: defaultdict[int, list[fx.Node]] = defaultdict(list)
+        for node in computed:
+            for index in {node.meta["stage"], *self._copies(node)}:
+                work[index].append(node)
+        return work
+
+    def part(self, index: int, mine: list[fx.Node]) -> Part:
         graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
         wanted = dict.fromkeys(source for node in mine for source in node.all_input_nodes)
         last = index == len(self.plan) - 1
         if last:
             wanted |= dict.fromkeys(node for node in self.returned if node.op == "get_attr")
-        outside = [node for node in wanted if node not in set(mine)]
+        here = set(mine)
+        outside = [node for node in wanted if node not in here]
         reads = [node for node in outside if node.op != "get_attr"]
         for node in reads:
             copies[node] = graph.placeholder(node.name)
@@ -118,17 +132,15 @@ class _Splitter:
             tuple(writes),
             crossings,
             tuple(self.names[node] for node in outputs),
-            tuple(_parameters(gm, [*attributes, *mine])),
+            tuple(self._parameters_of([*attributes, *mine])),
         )
 
-    @property
-    def names_of_markers(self) -> set[fx.Node]:
-        return set(self.marks.values())
+    def _copies(self, node: fx.Node) -> tuple[int, ...]:
+        """The other stages that compute the node as well."""
+        return () if "copies" in node.meta else self.plan.copies.get(anchor_of(node), ())
 
     def _is_in(self, node: fx.Node, index: int) -> bool:
-        return node.meta["stage"] == index or (
-            "copies" not in node.meta and index in self.plan.copies.get(anchor_of(node), ())
-        )
+        return node.meta["stage"] == index or index in self._copies(node)
 
     def _writes(self, mine: list[fx.Node], index: int) -> dict[str, fx.Node]:
         """Names to the nodes whose values leave this stage, through a boundary or plainly."""
@@ -138,9 +150,7 @@ class _Splitter:
                 continue  # a copy; the stage that owns it writes it
             if node in self.marks:
                 writes[self.names[self.marks[node]]] = node
-            outside = [
-                user for user in node.users if user.op != "output" and user not in self.names_of_markers
-            ]
+            outside = [user for user in node.users if user.op != "output" and user not in self.markers]
             if node in self.returned or any(
                 not self._is_in(u, index) and not self._copied(node, u) for u in outside
             ):
@@ -151,23 +161,21 @@ class _Splitter:
         copies = self.plan.copies.get(anchor_of(node), ())
         return reader.meta["stage"] in copies
 
-
-def _parameters(gm: fx.GraphModule, nodes: Iterable[fx.Node]) -> Iterable[str]:
-    """Full names of the parameters that these nodes read, each once."""
-    seen: dict[str, None] = {}
-    by_id = {id(p): name for name, p in gm.named_parameters()}
-    for node in nodes:
-        target = str(node.target)
-        if node.op == "call_module":
-            found = gm.get_submodule(target).parameters()
-        elif node.op == "get_attr":
-            owner, _, leaf = target.rpartition(".")
-            attribute = getattr(gm.get_submodule(owner), leaf)
-            found = [attribute] if isinstance(attribute, nn.Parameter) else []
-        else:
-            continue
-        seen |= dict.fromkeys(by_id[id(p)] for p in found)
-    return seen
+    def _parameters_of(self, nodes: Iterable[fx.Node]) -> Iterable[str]:
+        """Full names of the parameters that these nodes read, each once."""
+        seen: dict[str, None] = {}
+        for node in nodes:
+            target = str(node.target)
+            if node.op == "call_module":
+                found = self.gm.get_submodule(target).parameters()
+            elif node.op == "get_attr":
+                owner, _, leaf = target.rpartition(".")
+                attribute = getattr(self.gm.get_submodule(owner), leaf)
+                found = [attribute] if isinstance(attribute, nn.Parameter) else []
+            else:
+                continue
+            seen |= dict.fromkeys(self.parameters[id(p)] for p in found)
+        return seen
 
 
 def _named(returned: Any, names: dict[fx.Node, str]) -> tuple[Any, ...]:

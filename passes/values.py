@@ -21,8 +21,9 @@ class Value:
     memory the value shares, `mutates` those whose memory this node writes to. `random` says that it draws
     random numbers. `flops` counts its forward pass alone, `backward_flops` its backward pass; `bytes` is
     that of all tensors in the value. `saved` is how many bytes autograd keeps for its backward pass that are
-    no parameter and that no earlier node keeps. `uncounted` names the operations that read a weight matrix
-    and that `flops` knows nothing of.
+    no parameter and that no earlier node keeps; for recurrent layers an estimate, without what a fused
+    kernel keeps for itself, and 0 for a node that calls `torch.func`. `uncounted` names the
+    operations that read a weight matrix and that `flops` knows nothing of.
     """
 
     shape: tuple[int, ...] | None = None

@@ -11,11 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from passes.annotate_cost import flops, is_counted
+from passes.annotate_cost import backward_flops, flops, is_counted
 from passes.feature_dims import FeatureDims
 from passes.values import Value
 
@@ -25,6 +26,7 @@ _BATCH_NORMS = frozenset({"native_batch_norm", "cudnn_batch_norm", "miopen_batch
 _SWITCHES = frozenset({"dropout_p", "dropout", "train", "training"})
 
 _is_wrapped: Any = attrgetter("_C._functorch.is_functorch_wrapped_tensor")(torch)
+_top_hooks: Any = attrgetter("_C._autograd._top_saved_tensors_default_hooks")(torch)
 _unwrap: Any = attrgetter("_C._functorch.get_unwrapped")(torch)
 
 
@@ -39,15 +41,44 @@ class Watch(TorchDispatchMode):
         self._features = FeatureDims()
         self._owners: dict[StorageWeakRef, list[str]] = {}
         self._weights: set[StorageWeakRef] = set()
+        self._free: set[StorageWeakRef] = set()  # what the model holds anyway, or is kept already
+        self._made: dict[StorageWeakRef, int] = {}  # of the repeated operations, as often as they run
         self._times = 1
         self._begin()
 
     def weigh(self, parts: Iterable[Any]) -> None:
-        """Take the matrices among the parameters of modules and tensors for weights."""
+        """Take tensors, and those of modules, for the model's own, and its matrices for weights."""
         for part in parts:
-            for each in part.parameters() if isinstance(part, nn.Module) else [part]:
+            held = [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else [part]
+            for each in held:
+                storages = _storages([each]) if isinstance(each, Tensor) else set[StorageWeakRef]()
+                self._free |= storages
                 if isinstance(each, nn.Parameter) and each.dim() > 1:
-                    self._weights.update(_storages([each]))
+                    self._weights |= storages
+
+    @contextlib.contextmanager
+    def saving(self) -> Generator[None]:
+        """What autograd keeps for the backward pass of a node that runs inside is counted."""
+        with saved_tensors_hooks(self._keep, _as_it_is):
+            yield
+
+    @property
+    def is_backward_hidden(self) -> bool:
+        """Whether the node made products that no operation's own backward pass need tell all of."""
+        return self._hidden
+
+    def replayed(self, backward: Iterator[None]) -> None:
+        """Count what an iterator runs between its first and its last step as the node's backward pass."""
+        flops = self._flops
+        next(backward)
+        start = self._flops
+        for _ in backward:
+            pass
+        self._flops, self._backward_flops = flops, self._flops - start
+
+    def start_over(self) -> None:
+        """Forget what ran since the last node was made."""
+        self._begin()
 
     def node_made(self, name: str, made: object) -> None:
         """Conclude a node: what ran since the last one was its work."""
@@ -63,6 +94,8 @@ class Watch(TorchDispatchMode):
             mutates=self._names(self._written),
             random=self._random,
             flops=self._flops,
+            backward_flops=self._backward_flops,
+            saved=self._saved,
             bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
             uncounted=frozenset(self._uncounted),
         )
@@ -71,7 +104,7 @@ class Watch(TorchDispatchMode):
         self._begin()
 
     @contextlib.contextmanager
-    def repeated(self, times: int) -> Generator[None, None, None]:
+    def repeated(self, times: int) -> Generator[None]:
         """What runs now stands for as many runs of it."""
         outer, self._times = self._times, self._times * times
         yield
@@ -91,13 +124,21 @@ class Watch(TorchDispatchMode):
         self._written: set[StorageWeakRef] = set()
         self._random = False
         self._flops = 0
+        self._backward_flops = 0
+        self._saved = 0
+        self._hidden = False
         self._uncounted: set[str] = set()
 
     def _note(
         self, func: OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
         self._features.note(func, args, kwargs, _tensors_in(out))
-        self._flops += self._times * flops(func, args, kwargs, out)
+        if counted := flops(func, args, kwargs, out):
+            self._flops += self._times * counted
+            self._hidden |= not torch.is_grad_enabled() or self._has_other_hooks()
+        self._backward_flops += self._times * backward_flops(func, args, kwargs, out)
+        if self._times > 1:
+            self._made |= dict.fromkeys(_storages(_tensors_in(out)), self._times)
         if torch.Tag.nondeterministic_seeded in func.tags:
             self._random |= _draws(_bound(func, args, kwargs))
         if written := _written_arguments(func):
@@ -107,8 +148,24 @@ class Watch(TorchDispatchMode):
         if not _is_counted(func) and not self._weights.isdisjoint(_storages(_tensors_in((args, kwargs)))):
             self._uncounted.add(str(func))
 
+    def _keep(self, tensor: Tensor) -> Tensor:
+        for storage in _storages([tensor]) - self._free:
+            self._free.add(storage)
+            size = _unwrapped(tensor).untyped_storage().nbytes()
+            self._saved += size * self._made.get(storage, 1)
+        return tensor  # autograd has cut it off from its own history, so nothing refers to itself
+
+    def _has_other_hooks(self) -> bool:
+        """Whether what is saved now goes elsewhere, as it does inside of a checkpoint."""
+        top: Any = _top_hooks(True)
+        return top is not None and top[0] != self._keep
+
     def _names(self, storages: Iterable[StorageWeakRef]) -> frozenset[str]:
         return frozenset(name for storage in storages for name in self._owners.get(storage, ()))
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 _is_counted = functools.cache(is_counted)

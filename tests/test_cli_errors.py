@@ -34,6 +34,10 @@ __all__ = ["in_an_empty_folder"]
         (f"plan {MLP} --plan missing.json", "cannot read the plan missing.json: No such file"),
         (f"plan {MLP} -o nowhere/plan.json", "cannot write nowhere/plan.json"),
         (f"plan {MLP} -o .", "it is a folder"),
+        (f"plan {MLP} --picture plan.bmp", "cannot draw plan.bmp"),
+        (f"plan {MLP} --overlay plan.json", "is something else"),
+        (f"plan {MLP} --memory lots", "is no size of memory"),
+        (f"plan {MLP} --memory 8GiB --synthesizer mpl", "Did you mean 'mlp'"),
         (f"verify {MLP} --synthesizer mpl", "Did you mean 'mlp'"),
         (f"verify {MLP} --interface dmi", "Did you mean 'dni'"),
         (f"verify {MLP} --frontend exprot", "Did you mean 'export'"),
@@ -62,6 +66,8 @@ def test_a_wrong_request_ends_in_one_message_that_says_what_to_do(command, says)
         (f"train {MLP} --data dni_fx.demo:clusters --epochs 0", "--epochs"),
         ("list synthesisers", "Did you mean 'synthesizers'"),
         ("unknown", "unknown"),
+        (f"plan {MLP} --memory 8GiB --optimizer adagrad", "sgd, momentum, adam"),
+        (f"plan {MLP} -o - --json", "--output"),
     ],
 )
 def test_wrong_usage_exits_2(command, says):
@@ -75,6 +81,8 @@ def test_a_place_that_cannot_be_written_is_found_before_any_work(monkeypatch):
     monkeypatch.setattr(demo, "mlp", work)
     for command in (f"decouple {MLP}", f"export {MLP}", f"train {MLP} --data {MLP}", f"plan {MLP}"):
         assert "cannot write nowhere/file" in refusal(f"{command} -o nowhere/file")
+    for option in ("--picture", "--overlay"):
+        assert "cannot write nowhere/file" in refusal(f"plan {MLP} {option} nowhere/file")
 
 
 def test_a_cut_model_is_not_cut_again(tmp_path):
@@ -83,7 +91,7 @@ def test_a_cut_model_is_not_cut_again(tmp_path):
     assert "--plan and --synthesizer would do nothing" in refusal(
         "verify cut.pt2 --plan at:after=3 --synthesizer zero"
     )
-    assert "inspect" in refusal("plan cut.pt2")
+    assert "--plan would do nothing" in refusal("plan cut.pt2 --plan at:after=3")
     assert not (tmp_path / "again.pt2").exists()
 
 

@@ -12,12 +12,13 @@ from dni_fx import verbs
 from dni_fx.cli import options
 from dni_fx.cli.models import Opened, captured, cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
-from dni_fx.cli.output import say_json, say_stages, say_table
+from dni_fx.cli.output import say_json, say_table
 from dni_fx.decoupled import Decoupled
-from dni_fx.describe import count, crossing, history_of, plan_of, stage_facts
+from dni_fx.describe import count, history_of, plan_of
 from dni_fx.errors import CaptureError
 from dni_fx.modes import eval_mode
 from dni_fx.program import Program
+from dni_fx.sheet import Sheet, crossing, sheet_of
 
 NAME = "inspect"
 EXAMPLE = "dni-fx inspect dni_fx.demo:mlp"
@@ -45,7 +46,7 @@ def run(
         opened = Opened(cut_model(opened, request), opened.example)
     facts = _facts(opened, frontend)
     if as_json:
-        say_json(facts)
+        say_json({name: v.data() if isinstance(v, Sheet) else v for name, v in facts.items()})
     else:
         _say(facts)
 
@@ -70,7 +71,6 @@ def _of_cut(cut: Decoupled) -> dict[str, Any]:
     original = verbs.recouple(cut)
     module = graph.capture.module(original)
     plan = plan_of(cut)
-    stages = stage_facts(original, module, plan)
     dnis = verbs.boundaries(cut)
     boundaries = [
         {
@@ -86,7 +86,7 @@ def _of_cut(cut: Decoupled) -> dict[str, Any]:
         **_size(original),
         "nodes": _nodes(module),
         "plan": plan.policy,
-        "stages": stages,
+        "sheet": sheet_of(module, plan),
         "boundaries": boundaries,
         "history": history_of(cut),
     }
@@ -115,15 +115,13 @@ def _graph_of(program: Program) -> fx.GraphModule:
 
 
 def _say(facts: dict[str, Any]) -> None:
-    lists = {"stages", "boundaries", "history"}
+    lists = {"sheet", "boundaries", "history"}
     say_table(
         ("", ""),
         [(name, f"{v:,}" if isinstance(v, int) else v) for name, v in facts.items() if name not in lists],
     )
-    if "stages" in facts:
-        typer.echo()
-        say_stages(facts["stages"])
-        typer.echo()
+    if "sheet" in facts:
+        typer.echo(f"\n{facts['sheet']}\n")
         columns = ("boundary", "shape", "dtype", "synthesizer", "interface", "parameters")
         rows = [[_cell(boundary[name]) for name in columns] for boundary in facts["boundaries"]]
         say_table(columns, rows)

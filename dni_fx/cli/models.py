@@ -12,8 +12,9 @@ from typing import Any
 import torch
 import typer
 from torch import nn
+from torch.export import ExportedProgram
 
-from dni_fx import verbs
+from dni_fx import archive, verbs
 from dni_fx.cli.code import called, look_up, search_here
 from dni_fx.cli.examples import read_example
 from dni_fx.cli.options import CutRequest, ModelRequest
@@ -107,6 +108,21 @@ def captured(opened: Opened, frontend: str | None) -> Program:
             "--example 32x64, or let the factory return (module, example inputs)."
         )
     return verbs.capture(opened.model, opened.example, frontend=frontend or "auto")
+
+
+def read_exported(text: str) -> ExportedProgram:
+    """The program in a file of `torch.export.save`.
+
+    Raises:
+        FileError: the model is no such file, or it is damaged or could run code.
+    """
+    if not text.endswith(".pt2") or (found := archive.read(text)).meta:
+        raise FileError(
+            f"Model Explorer draws what torch.export.save wrote, and {text} is something else. Name such a "
+            ".pt2 file of the model."
+        )
+    (program,) = found.programs.values()
+    return program
 
 
 def read_plan(text: str) -> str | Plan:

@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from rich.table import Table
 
 from dni_fx import verbs
 from dni_fx.decoupled import Decoupled
-from dni_fx.describe import StageFacts
 from dni_fx.errors import FileError
+from passes import Plan
+from passes.bytes import show_bytes
 
 _WIDE = 10_000
 """Columns that a file or a pipe has: enough for any line."""
@@ -77,14 +78,23 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     Console(markup=False, highlight=False, emoji=False, width=width).print(table)
 
 
-def say_stages(stages: Sequence[StageFacts]) -> None:
-    """Print what a plan puts into each stage."""
-    columns = ("stage", "values", "first", "last", "parameters", "FLOPs", "crosses")
-    rows = [
-        (s.stage, s.values, s.first, s.last, s.parameters, s.flops, "\n".join(map(str, s.crossings)) or "-")
-        for s in stages
-    ]
-    say_table(columns, rows)
+def say_nodes(rows: Iterable[Mapping[str, Any]], plan: Plan) -> None:
+    """Print what each node costs, and the stage that it is in."""
+    columns = ("stage", "value", "FLOPs", "backward", "ms", "parameters", "saved", "size")
+    say_table(
+        columns,
+        [
+            [
+                plan.stage_of.get(row["anchor"], "-"),
+                row["anchor"],
+                row["flops"],
+                row["backward_flops"],
+                "-" if row["seconds"] is None else f"{1e3 * row['seconds']:.3f}",
+                *(show_bytes(row[name]) for name in ("parameter_bytes", "saved", "bytes")),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _plain(value: Any) -> Any:

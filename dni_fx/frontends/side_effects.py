@@ -54,7 +54,7 @@ class SideEffects:
             CaptureError: random numbers were drawn outside of any operation, or attributes were set.
         """
         drawn = slice(None) if with_torch else slice(1, 4)
-        if not is_same(self._random[drawn], random_state()[drawn]):
+        if self._random[drawn] != random_state()[drawn]:
             raise CaptureError("it draws random numbers that no traced operation makes")
         changed = self._noticed | _changed(self._before, [_all_of(each) for each in self._modules])
         if changed := {name for name in changed if not name.startswith("_tensor_constant")}:

@@ -63,6 +63,9 @@ class _Tracer(fx.Tracer):
         self._regions = _regions()
         self._random = random_state()
         self._refused: list[Exception] = []
+        self._called: list[str] = []
+        self._read: dict[str, Any] = {}
+        self._owners: dict[int, tuple[str, dict[str, Any], str]] = {}
 
     def refuse(self, error: Exception) -> NoReturn:
         """Raise an error that counts even if the model's own code catches it."""
@@ -79,6 +82,7 @@ class _Tracer(fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """One placeholder for each tensor of the call; everything else is as in the example."""
+        self._owners = _owners_of(self.root)
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in self.call.form.names]
 
         def flat(*leaves: fx.Proxy) -> list[Any]:
@@ -97,14 +101,11 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         path = self.path_of_module(m)
+        self._called.append(path)
         if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
-        last, stack, calls = (
-            next(iter(reversed(self.graph.nodes))),
-            self.module_stack.copy(),
-            self.num_calls.copy(),
-        )
-        refused = len(self._refused)
+        last, stack = next(iter(reversed(self.graph.nodes))), self.module_stack.copy()
+        refused, called = len(self._refused), len(self._called) - 1
         try:
             effects = SideEffects(m)
             result = super().call_module(m, forward, args, kwargs)
@@ -115,8 +116,10 @@ class _Tracer(fx.Tracer):
             set_random_state(self._random)
             del self._refused[refused:]
             self._roll_back(last)
-            self.module_stack, self.num_calls = stack, calls
+            self._forget_calls(called)
+            self.module_stack = stack
             self.opaque[path] = reason_of(error)
+            self._called.append(path)
             return super().call_module(m, forward, args, kwargs)
 
     @override
@@ -127,9 +130,14 @@ class _Tracer(fx.Tracer):
 
     @override
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        for name in [name for name, proxy in parameter_proxy_cache.items() if proxy.node._erased]:
-            del parameter_proxy_cache[name]  # its node was rolled back
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        """A proxy for a parameter or buffer, as fx makes it; fx searches the whole model for each."""
+        self._read = parameter_proxy_cache
+        name, held, leaf = self._owners.get(id(attr_val), ("", {}, ""))
+        if not name or held.get(leaf) is not attr_val:  # it came to the model since
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     @override
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -153,7 +161,15 @@ class _Tracer(fx.Tracer):
         for node in reversed(self.graph.nodes):
             if node is last:
                 return
+            if node.op == "get_attr":
+                self._read.pop(str(node.target), None)
             self.graph.erase_node(node)
+
+    def _forget_calls(self, since: int) -> None:
+        """Count calls as before the last ones: a copy of the counts at each call would be quadratic."""
+        for path in self._called[since:]:
+            self.num_calls[path] -= 1
+        del self._called[since:]
 
 
 class _Proxy(fx.Proxy):
@@ -190,6 +206,16 @@ def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
 
 for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
     setattr(_Proxy, f"__{_name}__", _in_place(_name))
+
+
+def _owners_of(root: nn.Module) -> dict[int, tuple[str, dict[str, Any], str]]:
+    """Name of each parameter and buffer by identity, and the dictionary of its module that has it."""
+    found: dict[int, tuple[str, dict[str, Any], str]] = {}
+    for kind, named in (("_parameters", root.named_parameters()), ("_buffers", root.named_buffers())):
+        for name, tensor in named:
+            path, _, leaf = name.rpartition(".")
+            found.setdefault(id(tensor), (name, vars(root.get_submodule(path))[kind], leaf))
+    return found
 
 
 def _regions() -> tuple[Any, ...]:

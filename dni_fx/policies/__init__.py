@@ -9,6 +9,8 @@ POLICIES: Registry[type[Policy]] = Registry(
         "at": "dni_fx.policies.at:At",
         "balanced": "dni_fx.policies.balanced:Balanced",
         "bottleneck": "dni_fx.policies.bottleneck:Bottleneck",
+        "every": "dni_fx.policies.every:Every",
+        "min-cut": "dni_fx.policies.min_cut:MinCut",
     },
     group="dni_fx.policies",
 )

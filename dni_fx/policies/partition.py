@@ -1,17 +1,20 @@
-"""The best sequence of nested cuts, by dynamic programming."""
+"""The best plan of so many stages, from the cuts that a graph has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dni_fx.errors import PlanError
+from dni_fx.policies.search import Search
 from passes import Plan
-from passes.dataflow import carrying
-from passes.frontiers import Frontier, working
-from passes.placement import before, plan_of
+from passes.costs import COSTS
+from passes.cuts import Cuts, Masked, Ordered
+from passes.dataflow import carrying, computed
+from passes.frontiers import Frontier, frontiers
+from passes.orders import Prefixes, graph_order, lazy_order
+from passes.placement import Placement, plan_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -19,183 +22,205 @@ if TYPE_CHECKING:
 
     from dni_fx.policies.base import Policy
 
-    Numbers = NDArray[np.int64]
-
-_NEVER = np.iinfo(np.int64).max
+MOST = 2500
+"""Cuts that are searched at once; of more, those that send least among neighbors."""
+LARGE = 12_000
+"""Carrying values beyond which only the cuts of two orders are considered: masks of all would not fit."""
 _SHOWN = 8
+_WORTHWHILE = 0.9
+"""Share of the cuts that may be left for another search among them to be worth its time."""
 
 
-def best_plan(
-    policy: Policy, flow: nx.DiGraph[str], stages: int, choices: Iterable[list[Frontier]], instead: str
-) -> Plan:
-    """The best plan of `stages` stages by the first of the lists of cuts that has one.
-
-    Best is the least cost of the costliest stage, then the fewest bytes that cross, each value counted
-    once, then the later cuts. Cost is forward FLOPs, or gradient-carrying values where none has FLOPs.
-    Some work is done in every stage. `instead` says what else a user can do.
+def cost_of(policy: Policy, flow: nx.DiGraph[str], kind: str) -> dict[str, int]:
+    """What each computed node costs; where nothing does, one for each that a gradient runs through.
 
     Raises:
-        PlanError: no list has enough cuts, one after another; says where the last one has some.
+        PlanError: there is no such kind of cost, or it is not known of this graph.
+    """
+    if kind not in COSTS:
+        raise PlanError(f"{policy}: cost is {', '.join(sorted(COSTS))}, not {kind!r}.")
+    cost = COSTS[kind](flow)
+    if any(cost[name] for name in carrying(flow)):
+        return cost
+    return {name: int(flow.nodes[name]["carries"]) for name in computed(flow)}
+
+
+def reads_of(kind: str) -> frozenset[str]:
+    """What has to be added to the dataflow before this kind of cost is known."""
+    return frozenset({"seconds"} if kind == "time" else ())
+
+
+def refuse_impossible(policy: Policy, flow: nx.DiGraph[str], stages: int) -> None:
+    """Do nothing if a graph can be cut at all, or need not be.
+
+    Raises:
+        PlanError: it cannot, and is asked to be.
     """
     if stages < 1:
         raise PlanError(f"{policy} asks for {stages} stages; a model has at least one.")
-    if stages == 1:
-        return plan_of(flow, dict.fromkeys(carrying(flow), 0), str(policy))
-    if not carrying(flow):
+    if stages > 1 and not carrying(flow):
         raise PlanError(
             f"{policy} asks for {stages} stages, and no gradient runs through this graph, so there is "
             "nothing to decouple: no value depends on an input and on a trainable parameter and leads to the "
             "output. Unfreeze a parameter, or annotate the graph with shapes if it has not been."
         )
-    search = None
-    for cuts in choices:
-        search = _Search(flow, cuts)
-        if (best := search.best(stages - 1)) is not None:
-            return plan_of(flow, _stages(flow, best), str(policy))
-    raise PlanError(_too_many(policy, flow, stages, [] if search is None else search.most(), instead))
 
 
-def _stages(flow: nx.DiGraph[str], cuts: list[Frontier]) -> dict[str, int]:
-    """For each carrying value, how many of the nested cuts it lies after."""
-    return {name: sum(not cut.inside >> at & 1 for cut in cuts) for at, name in enumerate(carrying(flow))}
+class Choices:
+    """The cuts of a graph that a policy may choose from: those that up to `width` values cross.
+
+    Up to the width that was asked for, they are looked for everywhere; wider ones in two orders of the graph.
+    """
+
+    def __init__(self, flow: nx.DiGraph[str], cost: dict[str, int], width: int) -> None:
+        self.flow, self.cost, self.total, self.width = flow, cost, sum(cost.values()), width
+        self.placement = Placement(flow)
+        place = {name: at for at, name in enumerate(flow)}
+        units = self.placement.units
+        self._orders = [
+            Ordered(Prefixes(self.placement, order(units, place), cost), self.total)
+            for order in (lazy_order, graph_order)
+        ]
+        self.sizes = {name: int(flow.nodes[name]["bytes"]) for name in carrying(flow)}
+        self._narrow = self._frontiers()
+
+    def chains(self) -> list[Ordered]:
+        """The cuts of each order."""
+        return [order.take(np.flatnonzero(order.width <= self.width)) for order in self._orders]
+
+    def cuts(self) -> list[Cuts]:
+        """The lists of cuts to search: one with all there are or, for a large graph, one for each order."""
+        chains = self.chains()
+        if self._is_large:
+            return list(chains)
+        found = {cut.inside: cut for chain in chains for cut in chain.frontiers()}
+        found |= {cut.inside: cut for cut in self._narrow}
+        return [Masked(self.placement, list(found.values()), self.cost, self.total)]
+
+    def widen(self) -> bool:
+        """Admit cuts of the next width that there are any of. Returns whether there is one."""
+        if self.width == 1:
+            self.width = 2
+            self._narrow = self._frontiers()
+            return True
+        wider = [int(each) for order in self._orders for each in order.width if each > self.width]
+        self.width = min(wider, default=self.width)
+        return bool(wider)
+
+    @property
+    def _is_large(self) -> bool:
+        return len(self.sizes) > LARGE
+
+    def _frontiers(self) -> list[Frontier]:
+        return [] if self._is_large else frontiers(self.flow, self.width)
 
 
-def _too_many(
-    policy: Policy, flow: nx.DiGraph[str], stages: int, places: list[Frontier], instead: str
-) -> str:
-    names = [" + ".join(flow.nodes[name]["anchor"] for name in cut.values) for cut in places]
+def best_plan(
+    policy: Policy, flow: nx.DiGraph[str], stages: int, kind: str, width: int, wider: bool, instead: str
+) -> Plan:
+    """The best plan of `stages` stages by cuts that up to `width` values cross.
+
+    Best is the least cost of the costliest stage, then the fewest bytes that cross, each value counted
+    once, then the later cuts. Some work is done in every stage. If there are not enough such cuts, and wider
+    ones may do, it is the best by cuts of the least width that has enough. `instead` says what else a user
+    can do.
+
+    Raises:
+        PlanError: there are not enough cuts, one after another; says where the widest are.
+    """
+    refuse_impossible(policy, flow, stages)
+    if stages == 1:
+        return plan_of(flow, dict.fromkeys(carrying(flow), 0), str(policy))
+    choices = Choices(flow, cost_of(policy, flow, kind), width)
+    while (found := _best(choices, stages - 1)) is None:
+        if not wider or not choices.widen():
+            raise PlanError(_too_many(policy, choices, stages, instead))
+    return choices.placement.plan(found, str(policy))
+
+
+def _best(choices: Choices, count: int) -> dict[str, int] | None:
+    """A stage for each carrying value, by the best `count` cuts, if there are so many.
+
+    The cuts of an order are searched first, which is quick; what is then left to search are cuts that a
+    better plan can have, because so much lies before them that no stage need cost more.
+    """
+    known = [found for chain in choices.chains() if (found := best_of_chain(chain, count)) is not None]
+    limit, keep = min(known, default=(None, []))
+    found = [_searched(choices, cuts, count, limit, keep) for cuts in choices.cuts()]
+    there = [each for each in found if each is not None]
+    return min(there, key=lambda each: each[:2])[2] if there else None
+
+
+def _searched(
+    choices: Choices, cuts: Cuts, count: int, limit: int | None, keep: list[int]
+) -> tuple[int, int, dict[str, int]] | None:
+    """Least cost of the costliest stage, bytes, and a stage for each carrying value."""
+    if limit is not None:
+        cuts = within(cuts, count, limit)
+    while True:
+        few = cuts.thinned(max(MOST, 4 * count), keep)
+        search = Search(few, choices.sizes, {})
+        if (least := search.least(count)) is None:
+            return None
+        nearer = within(cuts, count, least)
+        if len(few) == len(cuts) or len(nearer) > _WORTHWHILE * len(cuts):
+            break
+        cuts = nearer
+    places = search.fewest_bytes(count, least)
+    assert places is not None
+    sent = {name for at in places for name in few.values(at)}
+    return least, sum(choices.sizes[name] for name in sent), few.stages(places)
+
+
+def within(cuts: Cuts, count: int, limit: int) -> Cuts:
+    """The cuts that can be one of `count` whose stages cost at most `limit`, by what lies before them.
+
+    Before the j-th of them lie j stages, and after it the rest.
+    """
+    possible = np.zeros(len(cuts), dtype=bool)
+    for at in range(1, count + 1):
+        possible |= (cuts.cost <= at * limit) & (cuts.cost >= cuts.total - (count + 1 - at) * limit)
+    return cuts.take(np.flatnonzero(possible))
+
+
+def best_of_chain(chain: Ordered, count: int) -> tuple[int, list[int]] | None:
+    """The least cost of the costliest stage that `count` cuts of one order reach, if there are so many.
+
+    And what lies before the cuts that reach it; they may be fewer. O(M + count log(M) log(total)) for M cuts.
+    """
+    if len(np.unique(chain.work)) < count:
+        return None
+    low, high = (chain.total + count) // (count + 1), chain.total
+    while low < high:
+        middle = (low + high) // 2
+        if chain.total - _latest(chain.cost, count, middle)[-1] <= middle:
+            high = middle
+        else:
+            low = middle + 1
+    return high, _latest(chain.cost, count, high)
+
+
+def _latest(cost: NDArray[np.int64], count: int, limit: int) -> list[int]:
+    """What lies before each of the latest `count` cuts between which no more than the limit lies.
+
+    Where there is none, that is the last one again: another cut never makes a stage cost more.
+    """
+    before = [0]
+    for _ in range(count):
+        at = int(np.searchsorted(cost, before[-1] + limit, side="right")) - 1
+        before.append(max(before[-1], int(cost[at]) if at >= 0 else 0))
+    return before
+
+
+def _too_many(policy: Policy, choices: Choices, stages: int, instead: str) -> str:
+    flow = choices.flow
+    cuts = max(choices.cuts(), key=len).thinned(MOST)
+    places = Search(cuts, choices.sizes, {}).longest()
+    names = [" + ".join(flow.nodes[name]["anchor"] for name in cuts.values(at)) for at in places]
     shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    if not names:
+        return f"{policy} asks for {stages} stages, and this graph can be cut nowhere; {instead}."
     return (
         f"{policy} asks for {stages} stages, and this graph can be cut in {len(names)} places one after "
-        f"another ({shown or 'none'}). Ask for at most {len(names) + 1}, or {instead}."
+        f"another ({shown}). Ask for at most {len(names) + 1}, or {instead}."
     )
-
-
-class _Search:
-    """Cuts from small to large, and before each the smaller ones that leave some work between."""
-
-    def __init__(self, flow: nx.DiGraph[str], cuts: list[Frontier]) -> None:
-        self.cuts = sorted(cuts, key=lambda cut: (cut.inside.bit_count(), cut.inside))
-        self.cost, self.total = _costs(flow, self.cuts)
-        self.bytes = _Bytes(flow, self.cuts)
-        self.smaller = _smaller(flow, self.cuts)
-
-    def best(self, count: int) -> list[Frontier] | None:
-        """The best `count` nested cuts, if there are so many. O(count * M^2)."""
-        if not self.cuts:
-            return None
-        worst = self.cost
-        for _ in range(count - 1):
-            worst = self._least(
-                worst, lambda past, at, smaller: np.maximum(past, self.cost[at] - self.cost[smaller])
-            )
-        limit = np.maximum(worst, self.total - self.cost).min()
-        return None if worst.min() == _NEVER else self._fewest_bytes(count, int(limit))
-
-    def most(self) -> list[Frontier]:
-        """One longest sequence of nested cuts."""
-        length = [0] * len(self.cuts)
-        back = [-1] * len(self.cuts)
-
-        def rank(at: int) -> tuple[int, int, int]:
-            return length[at], -len(self.cuts[at].values), at
-
-        for at, smaller in enumerate(self.smaller):
-            if len(smaller):
-                back[at] = max(smaller.tolist(), key=rank)
-                length[at] = length[back[at]] + 1
-        at = max(range(len(self.cuts)), key=rank, default=-1)
-        found: list[Frontier] = []
-        while at >= 0:
-            found.append(self.cuts[at])
-            at = back[at]
-        return found[::-1]
-
-    def _fewest_bytes(self, count: int, limit: int) -> list[Frontier]:
-        """The nested cuts that send least of those whose stages cost at most `limit` each."""
-        sent = np.where(self.cost <= limit, self.bytes.of, _NEVER)
-        backs: list[Numbers] = []
-        for _ in range(count - 1):
-            back = np.full(len(self.cuts), -1)
-            sent = self._least(sent, lambda past, at, smaller: self._sent(past, at, smaller, limit), back)
-            backs.append(back)
-        sent = np.where(self.total - self.cost <= limit, sent, _NEVER)
-        places = [_last_least(sent)]
-        for back in reversed(backs):
-            places.append(int(back[places[-1]]))
-        return [self.cuts[at] for at in reversed(places)]
-
-    def _sent(self, past: Numbers, at: int, smaller: Numbers, limit: int) -> Numbers:
-        new = past + self.bytes.of[at] - self.bytes.shared(at, smaller)
-        return np.where(self.cost[at] - self.cost[smaller] <= limit, new, _NEVER)
-
-    def _least(
-        self, past: Numbers, then: Callable[[Numbers, int, Numbers], Numbers], back: Numbers | None = None
-    ) -> Numbers:
-        """The least of `then` over the smaller cuts, for each cut; `back` notes where it was found."""
-        least = np.full(len(self.cuts), _NEVER)
-        for at, smaller in enumerate(self.smaller):
-            reached = smaller[past[smaller] < _NEVER]
-            if len(reached):
-                values = then(past[reached], at, reached)
-                best = _last_least(values)
-                least[at] = values[best]
-                if back is not None:
-                    back[at] = reached[best]
-        return least
-
-
-class _Bytes:
-    """How many bytes cross each cut, and how many of them crossed a cut before."""
-
-    def __init__(self, flow: nx.DiGraph[str], cuts: list[Frontier]) -> None:
-        self._values = [cut.values for cut in cuts]
-        self._size = {name: int(flow.nodes[name]["bytes"]) for names in self._values for name in names}
-        self._crosses = {name: np.zeros(len(cuts), dtype=bool) for name in self._size}
-        for at, names in enumerate(self._values):
-            for name in names:
-                self._crosses[name][at] = True
-        self.of = np.array(
-            [sum(map(self._size.__getitem__, names)) for names in self._values], dtype=np.int64
-        )
-
-    def shared(self, at: int, others: Numbers) -> Numbers:
-        """Bytes that cross both a cut and each of some others."""
-        both = np.zeros(len(others), dtype=np.int64)
-        for name in self._values[at]:
-            both += self._size[name] * self._crosses[name][others]
-        return both
-
-
-def _costs(flow: nx.DiGraph[str], cuts: list[Frontier]) -> tuple[Numbers, int]:
-    """What lies before each cut costs, and the whole graph."""
-    places = before(flow, [cut.inside for cut in cuts])
-    counted = not any(flow.nodes[name]["flops"] for name in carrying(flow))
-    cost = np.zeros(len(cuts), dtype=np.int64)
-    total = 0
-    for name, flags in places.items():
-        facts = flow.nodes[name]
-        if one := int(facts["carries"] if counted else facts["flops"]):
-            cost += one * flags
-            total += one
-    return cost, total
-
-
-def _smaller(flow: nx.DiGraph[str], cuts: list[Frontier]) -> list[Numbers]:
-    """For each cut the places of those inside it that leave some work between the two."""
-    place = {name: at for at, name in enumerate(carrying(flow))}
-    works = sum(1 << place[name] for name in working(flow))
-    work = np.array([(cut.inside & works).bit_count() for cut in cuts], dtype=np.int64)
-    size = (len(place) // 64 + 1) * 8
-    packed = b"".join(cut.inside.to_bytes(size, "little") for cut in cuts)
-    rows = np.frombuffer(packed, dtype=np.uint64).reshape(len(cuts), size // 8)
-    found: list[Numbers] = []
-    for at in range(len(cuts)):
-        beyond = (rows[:at] & ~rows[at]).any(axis=1)
-        found.append(np.flatnonzero(~beyond & (work[:at] < work[at])))
-    return found
-
-
-def _last_least(values: Numbers) -> int:
-    """The place of the least value, the last one of several."""
-    return len(values) - 1 - int(np.argmin(values[::-1]))

@@ -1,15 +1,19 @@
 """What every registered policy must do. A new one is tested by being registered."""
 
+import contextlib
+from collections import defaultdict
+
 import pytest
 import torch
 from torch import fx, nn
 
+from dni_fx.errors import PlanError
 from dni_fx.policies import POLICIES
-from dni_fx.policies.at import At
-from passes import Plan, parse
+from dni_fx.policies.every import Every
+from passes import GraphError, Plan, parse
 from passes.anchors import set_anchors
 from passes.annotate_shapes import annotate
-from passes.dataflow import carrying, dataflow
+from passes.dataflow import carrying, computed, dataflow
 
 WIDTH = 8
 
@@ -112,15 +116,45 @@ def captured(model):
     return gm
 
 
-def choose(name, gm):
-    """The policy with its defaults, and names where it cannot do without."""
-    cls = POLICIES.get(name)
-    return At((carrying(dataflow(gm))[0],)) if cls is At else cls()
+def first_module(flow):
+    """The pattern of the first module after which there is a cut."""
+    for path in flow.graph["classes"]:
+        try:
+            Every((path,)).plan(flow)
+        except PlanError:
+            continue
+        return path
+    raise AssertionError
+
+
+# What a policy is told where its defaults do not say all: options for two stages, and for one.
+TWO = {
+    "at": lambda flow: {"after": (flow.nodes[carrying(flow)[0]]["anchor"],)},
+    "every": lambda flow: {"module": (first_module(flow),)},
+}
+ONE = {"at": {}, "every": {}}
+
+
+def choose(name, gm, **constraints):
+    """The policy with its defaults, and what it cannot do without."""
+    return POLICIES.get(name)(**TWO.get(name, lambda _: {})(dataflow(gm)), **constraints)
 
 
 @pytest.fixture(params=MODELS)
 def gm(request):
     return captured(request.param)
+
+
+def crossing(flow, plan):
+    """The carrying values that cross and a carrying value that reads each in a later stage."""
+    held = set(carrying(flow))
+    stage = {name: plan.stage_of[flow.nodes[name]["anchor"]] for name in computed(flow)}
+    return {
+        name: reader
+        for name in carrying(flow)
+        for reader in flow.succ[name]
+        if reader in held and stage[reader] > stage[name]
+    }
 
 
 @pytest.mark.parametrize("name", list(POLICIES))
@@ -135,11 +169,13 @@ def test_the_same_graph_gets_the_same_plan(name, gm):
     assert choose(name, gm).plan(dataflow(gm)) == choose(name, gm).plan(dataflow(gm))
 
 
+@pytest.mark.parametrize("constraints", [{}, {"avoid": ("*.3",), "tied": True}], ids=["free", "constrained"])
 @pytest.mark.parametrize("name", list(POLICIES))
-def test_planning_leaves_the_dataflow_alone(name, gm):
+def test_planning_leaves_the_dataflow_alone(name, gm, constraints):
     flow = dataflow(gm)
     before = {each: dict(flow.nodes[each]) for each in flow}, list(flow.edges(data=True))
-    choose(name, gm).plan(flow)
+    with contextlib.suppress(GraphError):
+        choose(name, gm, **constraints).plan(flow)
     assert ({each: dict(flow.nodes[each]) for each in flow}, list(flow.edges(data=True))) == before
 
 
@@ -153,6 +189,56 @@ def test_a_plan_remembers_who_made_it_and_survives_json(name, gm):
 
 @pytest.mark.parametrize("name", list(POLICIES))
 def test_defaults_and_one_stage_are_plans_of_any_graph(name, gm):
-    cls = POLICIES.get(name)
-    plan = cls() if cls is At else cls(stages=1)
+    plan = POLICIES.get(name)(**ONE.get(name, {"stages": 1}))
     assert set(plan.plan(dataflow(gm)).stage_of.values()) == {0}
+
+
+def constraints_against(flow, plan):
+    """Constraints that each rule out the plan."""
+    for value, reader in crossing(flow, plan).items():
+        one, other = (flow.nodes[name]["anchor"] for name in (value, reader))
+        yield {"avoid": (one,)}
+        yield {"together": (f"{one}&{other}",)}
+
+
+def planned(choice, flow):
+    """The plan, and why there is none."""
+    try:
+        return choice.plan(flow), ""
+    except PlanError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_a_plan_under_constraints_keeps_them_or_is_refused_in_the_name_of_the_policy(name, gm):
+    flow = dataflow(gm)
+    for constraints in constraints_against(flow, choose(name, gm).plan(flow)):
+        choice = choose(name, gm, **constraints)
+        assert parse(str(choice), POLICIES) == choice
+        plan, refused = planned(choice, flow)
+        if plan is None:
+            assert str(choice) in refused
+            continue
+        assert list(plan.problems(gm.graph)) == []
+        sent = {flow.nodes[value]["anchor"] for value in crossing(flow, plan)}
+        assert sent.isdisjoint(constraints.get("avoid", ()))
+        for item in constraints.get("together", ()):
+            assert len({plan.stage_of[anchor] for anchor in item.split("&")}) == 1
+
+
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_a_tied_plan_has_each_parameter_in_one_stage_and_differs_only_where_one_is_shared(name, gm):
+    flow = dataflow(gm)
+    readers = defaultdict(list)
+    for each in computed(flow):
+        for parameter in flow.nodes[each]["parameters"]:
+            readers[parameter].append(flow.nodes[each]["anchor"])
+    plan, _ = planned(choose(name, gm, tied=True), flow)
+    if all(len(anchors) == 1 for anchors in readers.values()):
+        assert plan.stage_of == choose(name, gm).plan(flow).stage_of
+    if plan is not None:
+        for anchors in readers.values():
+            places = {
+                stage for each in anchors for stage in (plan.stage_of[each], *plan.copies.get(each, ()))
+            }
+            assert len(places) == 1

@@ -91,3 +91,48 @@ def test_at_says_why_it_cannot_cut_there(name, error, says):
 
     with pytest.raises(error, match=says):
         At((name,)).plan(dataflow(traced(Writes(), torch.zeros(2, 4))))
+
+
+def blocks():
+    return dataflow(traced(nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))), torch.zeros(2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (
+            At(("0", "1"), avoid=("1",)),
+            r"cannot be carried out:\n  \* avoid forbids a cut after 1; name another",
+        ),
+        (
+            At(("0", "1"), together=("1&2",)),
+            r"1 must stay in one stage with 2, which reads it: .* or a constraint",
+        ),
+        (At(("1",), together=("0&3",)), r"1 must stay in one stage with 2"),
+    ],
+)
+def test_names_that_a_constraint_forbids_are_refused_with_the_reason(policy, says):
+    with pytest.raises(PlanError, match=says):
+        policy.plan(blocks())
+
+
+def test_a_value_beside_the_named_ones_may_be_forbidden_to_cross():
+    class Skips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = (nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x):
+            kept = self.first(x)
+            return self.last(self.second(kept) + kept)
+
+    flow = dataflow(traced(Skips(), torch.zeros(2, 4)))
+    assert list(At(("second",)).plan(flow).stage_of.values()) == [0, 0, 1, 1]
+    with pytest.raises(PlanError, match=r"first would cross to :add, and avoid forbids that; cut elsewhere"):
+        At(("second",), avoid=("first",)).plan(flow)
+
+
+def test_constraints_that_ask_for_nothing_here_change_nothing():
+    flow = blocks()
+    plain = At(("1",)).plan(flow).stage_of
+    assert At(("1",), avoid=("0", "2"), together=("0&1", "2&3"), tied=True).plan(flow).stage_of == plain

@@ -1,0 +1,105 @@
+"""The text of a plan, for people to edit: what is wrong with it is told all at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from passes.errors import SpecError
+
+_VERSION = 1
+_KEYS = ("version", "policy", "stage_of", "copies")
+
+Read = tuple[dict[str, int], dict[str, tuple[int, ...]], str]
+"""The stage of each value by name, the stages of its copies, and the policy."""
+
+
+def write(stage_of: Mapping[Any, int], copies: Mapping[Any, tuple[int, ...]], policy: str) -> str:
+    """Text that `read` reads back, with one line for each value."""
+    listed = {anchor: list(stages) for anchor, stages in copies.items()}
+    entries = (_VERSION, policy, dict(stage_of), listed)
+    return json.dumps(dict(zip(_KEYS, entries, strict=True)), indent=1)
+
+
+def read(text: str) -> Read:
+    """The inverse of `write`; `policy` and `copies` may be missing.
+
+    Raises:
+        SpecError: the text is not the JSON of a plan, or of a newer version; lists all that is wrong.
+    """
+    problems: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                both = f"{json.dumps(found[name])} and as {json.dumps(value)}"
+                problems.append(f"{name} is there twice, as {both}; leave one of the two out")
+            found[name] = value
+        return found
+
+    try:
+        entries = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"this is not the JSON of a plan: {error or 'nothing can be read'}") from None
+    if not isinstance(entries, dict):
+        raise SpecError(
+            f"this is not the JSON of a plan, which is an object in braces, but a {_kind(entries)}"
+        )
+    problems += _wrong_keys(entries)
+    stage_of, copies = _map(entries, "stage_of", problems), _map(entries, "copies", problems)
+    problems += [
+        f"the stage of {name} is {_asked(stage)}" for name, stage in stage_of.items() if not _is_stage(stage)
+    ]
+    problems += [
+        f"the copies of {name} are {json.dumps(stages)}; write a list of stages, such as [1, 2]"
+        for name, stages in copies.items()
+        if not isinstance(stages, list) or not all(map(_is_stage, stages))
+    ]
+    SpecError.unless_none("this is not the JSON of a plan", problems)
+    listed = {name: tuple(stages) for name, stages in copies.items()}
+    return stage_of, listed, str(entries.get("policy", "hand"))
+
+
+def _wrong_keys(entries: dict[str, Any]) -> list[str]:
+    """What is wrong with the names at the top level, or with the version.
+
+    Raises:
+        SpecError: the version is newer.
+    """
+    version = entries.get("version", "missing")
+    if type(version) is int and version > _VERSION:
+        raise SpecError(f"this plan has version {version}, newer than {_VERSION}.")
+    problems = [] if type(version) is int else [f'its version is {version}; write "version": {_VERSION}']
+    for name in entries.keys() - set(_KEYS):
+        close = difflib.get_close_matches(name, _KEYS, n=1)
+        meant = f"; did you mean {close[0]}?" if close else f". There are {', '.join(_KEYS)}"
+        problems.append(f"it has the entry {name}, which no plan has{meant}")
+    if "stage_of" not in entries:
+        problems.append("it has no stage_of, an object that gives each value its stage")
+    return sorted(problems)
+
+
+def _map(entries: dict[str, Any], name: str, problems: list[str]) -> dict[str, Any]:
+    found = entries.get(name, {})
+    if isinstance(found, dict):
+        return found
+    problems.append(f"its {name} is a {_kind(found)}; write an object in braces, with a line for each value")
+    return {}
+
+
+def _is_stage(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _asked(value: object) -> str:
+    if isinstance(value, str) and value.isdecimal():
+        return f'the text "{value}"; write the number {value} without quotes'
+    return f"{json.dumps(value)}; a stage is a number from 0 up"
+
+
+def _kind(value: object) -> str:
+    names: dict[type, str] = {list: "list", str: "text", bool: "truth value", dict: "object"}
+    return "null" if value is None else names.get(type(value), "number")
