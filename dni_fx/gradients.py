@@ -34,11 +34,18 @@ def gradients_of(
             tensor.grad = gradient
 
 
+_MOST = 10_000
+
+
 def _is_reentrant(outputs: Sequence[Tensor]) -> bool:
-    """Whether a reentrant checkpoint is among what made these tensors. O(operations)."""
+    """Whether a reentrant checkpoint is among the last operations that made these tensors.
+
+    A function that Python has seen lives as long as the tensors, and is freed inside of the one after it,
+    which no stack survives 50,000 times: so no more than `_MOST` are looked at.
+    """
     waiting: list[Any] = [tensor.grad_fn for tensor in outputs]
     seen: set[Any] = set()
-    while waiting:
+    while waiting and len(seen) < _MOST:
         function = waiting.pop()
         if function is None or function in seen:
             continue

@@ -14,8 +14,7 @@ from dni_fx.fill import Choice, chosen
 from dni_fx.synthesizers import Synthesizer
 from passes import BoundarySpec
 from passes.anchors import identifier
-from passes.boundary import ValueSpec
-from passes.values import Value, value_of
+from passes.crossings import value_spec
 from passes.watch import Watch
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def price_all(flow: nx.DiGraph[str], gm: fx.GraphModule, choice: Choice) -> None
         facts["synthesizer_flops"] = facts["synthesizer_bytes"] = 0
         if not (facts["carries"] and facts["crossable"]):
             continue
-        spec = _spec(facts["anchor"], value_of(node))
+        spec = BoundarySpec(identifier(facts["anchor"]), (value_spec(node),), 0, (1,))
         synthesizer = chosen(choice, spec)
         value = spec.value
         kind = (synthesizer, value.shape, value.dims, value.dtype, value.batch_dim, value.feature_dim)
@@ -98,11 +97,3 @@ def _price_or_none(synthesizer: Synthesizer, spec: BoundarySpec) -> Price | None
         return price(synthesizer, spec)
     except SynthesizerError:
         return None
-
-
-def _spec(anchor: Any, value: Value) -> BoundarySpec:
-    """The boundary that a cut right after the value would need."""
-    assert value.shape is not None
-    assert value.dtype is not None
-    crossing = ValueSpec(anchor, value.shape, value.dims, value.dtype, value.batch_dim, value.feature_dim)
-    return BoundarySpec(identifier(anchor), (crossing,), 0, (1,))

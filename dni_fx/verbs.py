@@ -40,6 +40,7 @@ from dni_fx.program import FrontEnd, Program
 from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Runtime
 from dni_fx.saving import inference_program, open_cut
 from dni_fx.saving import save as write_cut
+from dni_fx.sheet import described
 from dni_fx.sources import program_of, without_numbers
 from dni_fx.stage import Stage
 from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
@@ -77,7 +78,7 @@ def capture(
 
 
 def plan(program: Program, policy: str | Policy = DEFAULT_PLAN) -> Plan:
-    """A stage for every value of the program, as the policy chooses.
+    """A stage for every value of the program, as the policy chooses; printed, it is a table of its stages.
 
     A policy that balances time has the program measured on its example, once. One that asks what synthesizers
     cost is told it of `auto`.
@@ -92,7 +93,7 @@ def plan(program: Program, policy: str | Policy = DEFAULT_PLAN) -> Plan:
     assert program.example is not None
     found = plan_graph(chosen, parse("auto", SYNTHESIZERS), gm, program.example.leaves)
     remember_times(program, gm)
-    return found
+    return described(gm, found)
 
 
 @capturing()

@@ -36,7 +36,7 @@ def crossings(
                 name = f"{base}_{sum(each.startswith(base) for each in taken)}"
             taken.add(name)
             consumers = tuple(sorted({stages[user] for user in later}))
-            yield node, BoundarySpec(name, (_spec_of(node),), stage, consumers, classes=classes)
+            yield node, BoundarySpec(name, (value_spec(node),), stage, consumers, classes=classes)
 
 
 def plain_crossings(gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str]) -> dict[fx.Node, int]:
@@ -58,7 +58,8 @@ def _is_sent(node: fx.Node, stages: Mapping[fx.Node, int], plan: Plan) -> bool:
     return any(user in stages and stages[user] not in own for user in node.users)
 
 
-def _spec_of(node: fx.Node) -> ValueSpec:
+def value_spec(node: fx.Node) -> ValueSpec:
+    """What is known of a node's value, which is one tensor, for the boundary that it may cross."""
     value = value_of(node)
     assert value.shape is not None
     assert value.dtype is not None

@@ -55,7 +55,7 @@ class Cuts(abc.ABC):
         """For each carrying value, how many of these nested cuts it lies after."""
 
     def thinned(self, most: int, keep: Sequence[int] = ()) -> Self:
-        """About `most` of the cuts: of each stretch the one that sends least, and those of the costs to keep."""
+        """About `most` of the cuts: of each stretch the one that sends least, and those of costs to keep."""
         if len(self) <= most:
             return self
         by_cost = np.argsort(self.cost, kind="stable")

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import networkx as nx
 from torch import fx
 from typing_extensions import override
 
-from passes.anchors import anchor_of, identifier
+from passes.anchors import anchor_of
 from passes.base import Pass
-from passes.boundary import CONTAINER, Boundary, BoundarySpec, ValueSpec, boundaries
+from passes.boundary import CONTAINER, Boundary, boundaries
+from passes.crossings import crossings
 from passes.dataflow import dataflow
 from passes.plan import Plan
 from passes.values import value_of
@@ -51,12 +51,9 @@ class MarkBoundaries(Pass):
         stages = self.plan.assign(gm.graph)
         for node, stage in stages.items():
             node.meta["stage"] = stage
-        flow = dataflow(gm)
-        taken: set[str] = set()
-        leaving = [node for node in stages if self._leaves(node, stages, flow)]
-        for node in leaving:
+        leaving = list(crossings(gm, self.plan, dataflow(gm), self.classes))
+        for node, spec in leaving:
             later = [user for user in node.users if stages.get(user, -1) > stages[node]]
-            spec = self._spec(node, {stages[user] for user in later}, stages[node], taken)
             gm.add_submodule(spec.path, Boundary(spec))
             with gm.graph.inserting_after(node):
                 marker = gm.graph.call_module(spec.path, (node,))
@@ -64,24 +61,6 @@ class MarkBoundaries(Pass):
             node.replace_all_uses_with(marker, delete_user_cb=later.__contains__)
         _clone_where_written(gm.graph, stages)
         return bool(leaving)
-
-    def _leaves(self, node: fx.Node, stages: dict[fx.Node, int], flow: nx.DiGraph[str]) -> bool:
-        if not flow.nodes[node.name]["carries"] or anchor_of(node) in self.plan.copies:
-            return False
-        return any(stages.get(u, -1) > stages[node] and flow.nodes[u.name]["carries"] for u in node.users)
-
-    def _spec(self, node: fx.Node, consumers: set[int], producer: int, taken: set[str]) -> BoundarySpec:
-        value = value_of(node)
-        assert value.shape is not None
-        assert value.dtype is not None
-        name = base = identifier(anchor_of(node))
-        while name in taken:  # `a.b` and `a_b` look the same
-            name = f"{base}_{sum(each.startswith(base) for each in taken)}"
-        taken.add(name)
-        crossing = ValueSpec(
-            anchor_of(node), value.shape, value.dims, value.dtype, value.batch_dim, value.feature_dim
-        )
-        return BoundarySpec(name, (crossing,), producer, tuple(sorted(consumers)), classes=self.classes)
 
 
 def _split_groups(gm: fx.GraphModule, stages: dict[fx.Node, int]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -26,15 +27,16 @@ class Placement:
     """Where the values without a gradient go, given where the others are.
 
     A value that depends on carrying ones is placed with the last of these; one that depends on none, a mask
-    or a position, with the first of its readers, so it is made where it is first needed.
+    or a position, with the first of its readers, so it is made where it is first needed. One that nothing
+    reads, a counter of batches, is placed with the first carrying value of its module.
     """
 
     def __init__(self, flow: nx.DiGraph[str]) -> None:
         self.flow = flow
         self.units = precedence(flow)
         self.order = list(nx.topological_sort(self.units))
-        independent = _independent(flow)
-        self._late = {unit for unit in self.order if self._members(unit) <= independent}
+        late = _independent(flow, self.units, self.order)
+        self._readers = {unit: list(self.units.succ[unit]) or self._beside(unit) for unit in late}
 
     def spread(self, given: Mapping[str, int]) -> dict[str, int]:
         """A number for every computed value in graph order, from numbers of the carrying ones.
@@ -46,9 +48,8 @@ class Placement:
             held = next((given[name] for name in self._members(unit) if name in given), None)
             above = (found[earlier] for earlier in self.units.pred[unit])
             found[unit] = max(above, default=0) if held is None else held
-        for unit in reversed(self.order):
-            if unit in self._late:
-                found[unit] = min((found[reader] for reader in self.units.succ[unit]), default=found[unit])
+        for unit in reversed(self._readers):
+            found[unit] = min((found[reader] for reader in self._readers[unit]), default=found[unit])
         return self._named(found)
 
     def before(self, cuts: Sequence[int]) -> dict[str, Flags]:
@@ -68,9 +69,9 @@ class Placement:
                 for earlier in self.units.pred[unit]:
                     held = held & found[earlier]
             found[unit] = held
-        for unit in reversed(self.order):
-            if unit in self._late and (later := [found[reader] for reader in self.units.succ[unit]]):
-                found[unit] = np.logical_or.reduce(later)
+        for unit, readers in reversed(self._readers.items()):
+            if readers:
+                found[unit] = np.logical_or.reduce([found[reader] for reader in readers])
         return self._named(found)
 
     def plan(self, stages: Mapping[str, int], policy: str) -> Plan:
@@ -91,6 +92,17 @@ class Placement:
                 if not self.flow.nodes[name]["carries"]:
                     part += cost[name] * flags
         return found
+
+    @cached_property
+    def _first_of_module(self) -> dict[str, int]:
+        """The unit of the first carrying value that each module makes."""
+        unit_of = {name: unit for unit in self.order for name in self._members(unit)}
+        names = reversed(carrying(self.flow))
+        return {self.flow.nodes[name]["module"]: unit_of[name] for name in names}
+
+    def _beside(self, unit: int) -> list[int]:
+        modules = {self.flow.nodes[name]["module"] for name in self._members(unit)} - {""}
+        return [self._first_of_module[module] for module in modules & self._first_of_module.keys()]
 
     def _members(self, unit: int) -> set[str]:
         return self.units.nodes[unit]["members"]
@@ -117,18 +129,16 @@ def refit(plan: Plan, flow: nx.DiGraph[str]) -> Plan:
     no carrying one is made where it is first needed. O(V + E).
     """
     units = precedence(flow)
-    order, late = list(nx.topological_sort(units)), _independent(flow)
+    order = list(nx.topological_sort(units))
+    late = _independent(flow, units, order)
     stages: dict[int, int] = {}
     for unit in order:
-        members: set[str] = units.nodes[unit]["members"]
-        if not members <= late:
+        if unit not in late:
             above = [stages[earlier] for earlier in units.pred[unit] if earlier in stages]
-            stages[unit] = max([*_known(plan, flow, members), *above], default=0)
-    for unit in reversed(order):
-        members = units.nodes[unit]["members"]
-        if members <= late:
-            known = _known(plan, flow, members)
-            stages[unit] = min((stages[reader] for reader in units.succ[unit]), default=max(known, default=0))
+            stages[unit] = max([*_known(plan, flow, units.nodes[unit]["members"]), *above], default=0)
+    for unit in reversed(late):
+        known = _known(plan, flow, units.nodes[unit]["members"])
+        stages[unit] = min((stages[reader] for reader in units.succ[unit]), default=max(known, default=0))
     return _plan(
         flow, {name: stages[unit] for unit in order for name in units.nodes[unit]["members"]}, plan.policy
     )
@@ -171,12 +181,13 @@ def _sums_by_byte(weights: Sequence[int]) -> NDArray[np.int64]:
     return padded.reshape(-1, 8) @ bits.T.astype(np.int64)
 
 
-def _independent(flow: nx.DiGraph[str]) -> set[str]:
-    """The values that depend on no carrying value and are none."""
-    found: set[str] = set()
-    for name, facts in flow.nodes(data=True):
-        if not facts["carries"] and found.issuperset(flow.pred[name]):
-            found.add(name)
+def _independent(flow: nx.DiGraph[str], units: nx.DiGraph[int], order: Sequence[int]) -> dict[int, None]:
+    """The units that hold no carrying value and need not come after one, in this order."""
+    found: dict[int, None] = {}
+    for unit in order:
+        carries = any(flow.nodes[name]["carries"] for name in units.nodes[unit]["members"])
+        if not carries and all(earlier in found for earlier in units.pred[unit]):
+            found[unit] = None
     return found
 
 

@@ -47,6 +47,9 @@ class Value:
         return self.shape is not None
 
 
+_UNKNOWN = Value()
+
+
 def value_of(node: fx.Node) -> Value:
     """What `annotate` found out about a node; an empty `Value` where it has not been."""
-    return node.meta.get("value", Value())
+    return node.meta.get("value", _UNKNOWN)

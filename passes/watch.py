@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Generator, Iterable, Iterator
 from operator import attrgetter
 from typing import Any, cast
@@ -37,6 +38,15 @@ class Watch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        keep = weakref.WeakMethod(self._keep)
+
+        def hook(tensor: Tensor) -> list[Tensor]:
+            # Autograd's graph holds this, and the watch holds tensors of that graph: a circle no one frees.
+            found = keep()
+            return [tensor] if found is None else found(tensor)
+
+        self._hook = hook
+        self._cells: list[list[Tensor]] = []
         self.found: dict[str, Value] = {}
         self._features = FeatureDims()
         self._owners: dict[StorageWeakRef, list[str]] = {}
@@ -59,8 +69,13 @@ class Watch(TorchDispatchMode):
     @contextlib.contextmanager
     def saving(self) -> Generator[None]:
         """What autograd keeps for the backward pass of a node that runs inside is counted."""
-        with saved_tensors_hooks(self._keep, _as_it_is):
-            yield
+        try:
+            with saved_tensors_hooks(self._hook, _first):
+                yield
+        finally:
+            for cell in self._cells:
+                cell.clear()  # what is kept in autograd's graph is never freed if it leads back to the graph
+            self._cells.clear()
 
     @property
     def is_backward_hidden(self) -> bool:
@@ -148,24 +163,25 @@ class Watch(TorchDispatchMode):
         if not _is_counted(func) and not self._weights.isdisjoint(_storages(_tensors_in((args, kwargs)))):
             self._uncounted.add(str(func))
 
-    def _keep(self, tensor: Tensor) -> Tensor:
+    def _keep(self, tensor: Tensor) -> list[Tensor]:
         for storage in _storages([tensor]) - self._free:
             self._free.add(storage)
             size = _unwrapped(tensor).untyped_storage().nbytes()
             self._saved += size * self._made.get(storage, 1)
-        return tensor  # autograd has cut it off from its own history, so nothing refers to itself
+        self._cells.append([tensor])
+        return self._cells[-1]
 
     def _has_other_hooks(self) -> bool:
         """Whether what is saved now goes elsewhere, as it does inside of a checkpoint."""
         top: Any = _top_hooks(True)
-        return top is not None and top[0] != self._keep
+        return top is not None and top[0] is not self._hook
 
     def _names(self, storages: Iterable[StorageWeakRef]) -> frozenset[str]:
         return frozenset(name for storage in storages for name in self._owners.get(storage, ()))
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
+def _first(cell: list[Tensor]) -> Tensor:
+    return cell[0]
 
 
 _is_counted = functools.cache(is_counted)

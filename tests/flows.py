@@ -141,7 +141,7 @@ def stages_by_definition(flow, cuts):
         return {other for other in nx.ancestors(order, name) if name in nx.ancestors(order, other)} | {name}
 
     def learned(name):
-        return given.keys() & nx.ancestors(flow, name)
+        return given.keys() & nx.ancestors(order, name)
 
     def stage(name):
         members = unit(name)

@@ -10,6 +10,7 @@ POLICIES: Registry[type[Policy]] = Registry(
         "balanced": "dni_fx.policies.balanced:Balanced",
         "bottleneck": "dni_fx.policies.bottleneck:Bottleneck",
         "every": "dni_fx.policies.every:Every",
+        "memory": "dni_fx.policies.memory:Memory",
         "min-cut": "dni_fx.policies.min_cut:MinCut",
     },
     group="dni_fx.policies",

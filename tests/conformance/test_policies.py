@@ -10,9 +10,11 @@ from torch import fx, nn
 from dni_fx.errors import PlanError
 from dni_fx.policies import POLICIES
 from dni_fx.policies.every import Every
+from dni_fx.policies.memory import Memory
 from passes import GraphError, Plan, parse
 from passes.anchors import set_anchors
 from passes.annotate_shapes import annotate
+from passes.costs import memory, parameters
 from passes.dataflow import carrying, computed, dataflow
 
 WIDTH = 8
@@ -127,12 +129,25 @@ def first_module(flow):
     raise AssertionError
 
 
+def least_limit(flow):
+    """The least memory into which two stages fit."""
+    total = sum(4 * size for size in parameters(flow).values()) + sum(memory(flow).values())
+    for limit in range(total // 2, total, max(1, total // 200)):
+        try:
+            if len(Memory(str(limit)).plan(flow)) == 2:
+                return str(limit)
+        except PlanError:
+            continue
+    raise AssertionError
+
+
 # What a policy is told where its defaults do not say all: options for two stages, and for one.
 TWO = {
     "at": lambda flow: {"after": (flow.nodes[carrying(flow)[0]]["anchor"],)},
     "every": lambda flow: {"module": (first_module(flow),)},
+    "memory": lambda flow: {"limit": least_limit(flow)},
 }
-ONE = {"at": {}, "every": {}}
+ONE = {"at": {}, "every": {}, "memory": {}}
 
 
 def choose(name, gm, **constraints):

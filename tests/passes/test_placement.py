@@ -3,8 +3,10 @@
 import random
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import dni_fx
 from dni_fx.assembly import training_graph
@@ -44,3 +46,11 @@ def test_any_plan_can_be_carried_out_after_it_was_fitted(seed):
     assert fitted.stage_of.keys() == set(anchors)
     Pipeline((MarkBoundaries(fitted),)).run(gm)
     assert refit(fitted, flow).stage_of == fitted.stage_of
+
+
+def test_a_counter_that_nothing_reads_is_in_the_stage_of_its_module():
+    layers = [each for _ in range(3) for each in (nn.Linear(4, 4), nn.BatchNorm1d(4))]
+    program = dni_fx.capture(nn.Sequential(*layers), (torch.ones(3, 4),), frontend="export")
+    plan = dni_fx.plan(program, "at:after=1+3")
+    counters = {anchor: stage for anchor, stage in plan.stage_of.items() if "add_" in anchor}
+    assert {anchor.partition(":")[0]: stage for anchor, stage in counters.items()} == {"1": 0, "3": 1, "5": 2}
