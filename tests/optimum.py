@@ -85,7 +85,7 @@ class DownSets:
         return len(open_) if open_ and all(self.crossable[at] for at in open_) else None
 
     def cuts(self, width: int, most: int) -> list[int]:
-        """Every admissible cut that up to `width` values cross: of up to `most` down-sets, else of `narrow`."""
+        """Every admissible cut that up to `width` values cross, by `all` or, beyond `most`, `narrow`."""
         found = self.all(most)
         tried = self.narrow(width) if found is None else found
         return [inside for inside in tried if (self.width(inside) or width + 1) <= width]

@@ -6,8 +6,9 @@ For each graph of the zoo, cut into so many stages or as many as it can be: the 
 over the mean (FLOPs, forward and backward), and in brackets how many gradient-carrying values cross the
 widest cut. `bound` is what no plan is below: 1, or the costliest values that must share a stage over the
 mean. `by parameters` and `by FLOPs` cut the graph's order where the running sum is nearest to equal parts, as
-other tools do. `of optimum` is the cost of the costliest stage over the least that any plan of cuts as wide
-has, found by looking at every cut; where there is none of this width, of the narrowest that there is.
+other tools do; these also part values that must share a stage. `of optimum` is the cost of the costliest
+stage over the least that any plan of cuts as wide has, found by looking at every cut; where no such plan has
+as many stages, of the narrowest cuts that have.
 """
 
 from __future__ import annotations
