@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -11,6 +11,7 @@ from networkx.algorithms.flow import boykov_kolmogorov
 
 from passes.dataflow import carrying, precedence
 from passes.frontiers import working
+from passes.masks import bits_of, mask_of
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,16 @@ class Blocks:
         self._below = [[place[reader] for reader in order.succ[piece]] for piece in pieces]
         members: list[list[str]] = [order.nodes[piece]["names"] for piece in pieces]
         self._cost = [sum(cost[name] for name in names) for names in members]
-        free = _independent(flow)
-        self._late = [free.issuperset(names) for names in members]
+        self._late: list[bool] = []
+        for names, above in zip(members, self._above, strict=True):
+            self._late.append(held.isdisjoint(names) and all(self._late[at] for at in above))
         self.names = [found for names in members if (found := [name for name in names if name in held])]
         numbers = iter(range(len(self.names)))
         self._block = [-1 if held.isdisjoint(names) else next(numbers) for names in members]
         self._near = self._nearest()
         self.needs = [near for near, block in zip(self._near, self._block, strict=True) if block >= 0]
         home = {name: at for at, names in enumerate(self.names) for name in names}
-        self.works = mask(home[name] for name in working(flow))
+        self.works = mask_of(home[name] for name in working(flow))
         self.crossers = list(_crossers(flow, home))
         self.total = sum(self._cost)
 
@@ -74,7 +76,7 @@ class Blocks:
     def costs(self, order: Sequence[int]) -> list[int]:
         """What each block costs in this order, with all that has its place there but carries no gradient."""
         spot = {block: at for at, block in enumerate(order)}
-        places = [max((spot[block] for block in bits(near)), default=0) for near in self._near]
+        places = [max((spot[block] for block in bits_of(near)), default=0) for near in self._near]
         for at, block in enumerate(self._block):
             if block >= 0:
                 places[at] = spot[block]
@@ -100,9 +102,9 @@ class Blocks:
         """
         between = outer & ~inner
         net: nx.DiGraph[int | str] = nx.DiGraph()
-        net.add_nodes_from(["before", "after", *bits(between)])
-        for block in bits(between):
-            net.add_edges_from((block, need) for need in bits(self.needs[block] & between))
+        net.add_nodes_from(["before", "after", *bits_of(between)])
+        for block in bits_of(between):
+            net.add_edges_from((block, need) for need in bits_of(self.needs[block] & between))
         weights: Counter[tuple[int | str, int | str]] = Counter()
         for at, value in enumerate(self.crossers):
             readers, beyond = value.readers & between, value.readers & ~outer
@@ -111,7 +113,7 @@ class Blocks:
             start = "before" if inner >> value.home & 1 else value.home
             if start == "before" and beyond:
                 continue  # it crosses in any case
-            ends: list[int | str] = ["after"] if beyond else list(bits(readers))
+            ends: list[int | str] = ["after"] if beyond else list(bits_of(readers))
             if len(ends) == 1:
                 weights[start, ends[0]] += value.bytes
             else:
@@ -120,7 +122,7 @@ class Blocks:
         for (start, end), weight in weights.items():
             net.add_edge(start, end, capacity=weight)
         _, (found, _) = nx.minimum_cut(net, "before", "after", flow_func=boykov_kolmogorov)
-        return inner | mask(block for block in found if isinstance(block, int))
+        return inner | mask_of(block for block in found if isinstance(block, int))
 
     def _nearest(self) -> list[int]:
         """For each piece the blocks that it needs and reaches without passing another."""
@@ -135,9 +137,9 @@ class Blocks:
     def beside(self, inside: int) -> Iterator[int]:
         """The cuts that have one block more or less before them."""
         needed = 0
-        for block in bits(inside):
+        for block in bits_of(inside):
             needed |= self.needs[block]
-        for block in bits(inside & ~needed):
+        for block in bits_of(inside & ~needed):
             yield inside ^ 1 << block
         for block, needs in enumerate(self.needs):
             if not inside >> block & 1 and not needs & ~inside:
@@ -148,9 +150,9 @@ class Blocks:
         count = len(self.needs)
         above, below = [0] * count, [0] * count
         for block, needs in enumerate(self.needs):
-            above[block] = max((above[need] + 1 for need in bits(needs)), default=0)
+            above[block] = max((above[need] + 1 for need in bits_of(needs)), default=0)
         for block in reversed(range(count)):
-            for need in bits(self.needs[block]):
+            for need in bits_of(self.needs[block]):
                 below[need] = max(below[need], below[block] + 1)
         yield sorted(range(count), key=above.__getitem__)
         yield sorted(range(count), key=lambda block: -below[block])
@@ -193,41 +195,8 @@ def _pieces(flow: nx.DiGraph[str]) -> nx.DiGraph[int]:
     return pieces
 
 
-def _independent(flow: nx.DiGraph[str]) -> set[str]:
-    """The values that depend on no carrying value and are none."""
-    found: set[str] = set()
-    for name, facts in flow.nodes(data=True):
-        if not facts["carries"] and found.issuperset(flow.pred[name]):
-            found.add(name)
-    return found
-
-
 def _crossers(flow: nx.DiGraph[str], home: Mapping[str, int]) -> Iterator[Crosser]:
     for name, block in home.items():
         others = {home[reader] for reader in flow.succ[name] if reader in home} - {block}
         if others:
-            yield Crosser(name, block, mask(others), flow.nodes[name]["bytes"])
-
-
-def mask(numbers: Iterable[int]) -> int:
-    """The number whose bits are these.
-
-    >>> mask([0, 2])
-    5
-    """
-    found = 0
-    for number in numbers:
-        found |= 1 << number
-    return found
-
-
-def bits(number: int) -> Iterator[int]:
-    """The places of the bits of a number, from small to large.
-
-    >>> list(bits(5))
-    [0, 2]
-    """
-    while number:
-        low = number & -number
-        yield low.bit_length() - 1
-        number ^= low
+            yield Crosser(name, block, mask_of(others), flow.nodes[name]["bytes"])

@@ -22,7 +22,7 @@ class Balanced(Policy):
 
     `cost` is what is balanced: `flops` of the forward and the backward pass, measured `time`, or the bytes
     of `parameters`. Up to `width` values cross a cut. A graph that cannot be cut so often (a U-Net, a
-    DenseNet) gets the narrowest width at which it can.
+    DenseNet) gets the narrowest width at which enough cuts are found.
 
     The costliest stage is the least there is among all plans of this width, as far as `frontiers` finds
     all cuts: for widths 1 and 2, and for 3 in graphs of up to 600 gradient-carrying values. Of wider cuts it

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dni_fx.policies.windows import Line
-from passes.blocks import Blocks, mask
+from passes.blocks import Blocks
+from passes.masks import mask_of
 
 _HALVINGS = 4
 _ROUNDS = 8
@@ -38,14 +39,14 @@ class Search:
         self._blocks = blocks
         self._count = stages - 1
         self._start = Cut(0, 0)
-        self._end = Cut(mask(range(len(blocks.names))), blocks.total)
+        self._end = Cut(mask_of(range(len(blocks.names))), blocks.total)
         self._pools: list[dict[int, Cut]] = [{} for _ in range(self._count)]
 
     def best(self, slack: float) -> list[int] | None:
         """What lies before each cut of the best sequence found; None if there are too few places to cut."""
         for line in self.lines:
             for at, size in enumerate(line.partition(self._count)):
-                self._add(at, [mask(line.order[:size])])
+                self._add(at, [mask_of(line.order[:size])])
         if (chain := self._chain(None)) is None:
             return None
         target = int((1 + slack) * self._blocks.total / (self._count + 1))
@@ -94,8 +95,8 @@ class Search:
             self._add(at, self._blocks.beside(chain.cuts[at + 1].inside))
 
     def _cheapest(self, line: Line, inner: int, outer: int, paid: frozenset[int] = frozenset()) -> int:
-        first = mask(line.order[:inner])
-        return self._blocks.cheapest(first, first | mask(line.order[inner:outer]), paid)
+        first = mask_of(line.order[:inner])
+        return self._blocks.cheapest(first, first | mask_of(line.order[inner:outer]), paid)
 
     def _add(self, at: int, found: Iterable[int]) -> None:
         """Collect cuts for one place; what nothing crosses is none."""

@@ -27,6 +27,8 @@ MOST = 2500
 LARGE = 12_000
 """Carrying values beyond which only the cuts of two orders are considered: masks of all would not fit."""
 _SHOWN = 8
+_WIDEST_EVERYWHERE = 3
+"""Width up to which a graph that needs wider cuts is searched everywhere, beyond the width asked for."""
 _WORTHWHILE = 0.9
 """Share of the cuts that may be left for another search among them to be worth its time."""
 
@@ -69,7 +71,8 @@ def refuse_impossible(policy: Policy, flow: nx.DiGraph[str], stages: int) -> Non
 class Choices:
     """The cuts of a graph that a policy may choose from: those that up to `width` values cross.
 
-    Up to the width that was asked for, they are looked for everywhere; wider ones in two orders of the graph.
+    Up to the width that was asked for, and up to three, they are looked for everywhere; wider ones in two
+    orders of the graph.
     """
 
     def __init__(self, flow: nx.DiGraph[str], cost: dict[str, int], width: int) -> None:
@@ -99,8 +102,8 @@ class Choices:
 
     def widen(self) -> bool:
         """Admit cuts of the next width that there are any of. Returns whether there is one."""
-        if self.width == 1:
-            self.width = 2
+        if self.width < _WIDEST_EVERYWHERE:
+            self.width += 1
             self._narrow = self._frontiers()
             return True
         wider = [int(each) for order in self._orders for each in order.width if each > self.width]

@@ -6,7 +6,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from passes.blocks import Blocks, bits
+from passes.blocks import Blocks
+from passes.masks import bits_of
 
 
 class Line:
@@ -21,7 +22,7 @@ class Line:
         open_ = [0] * (len(order) + 2)
         for value in blocks.crossers:
             start = spot[value.home] + 1
-            stop = max(spot[reader] for reader in bits(value.readers)) + 1
+            stop = max(spot[reader] for reader in bits_of(value.readers)) + 1
             for sums, one in ((sent, value.bytes), (open_, 1)):
                 sums[start] += one
                 sums[stop] -= one

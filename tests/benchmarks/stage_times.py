@@ -16,6 +16,7 @@ import contextlib
 import gc
 import itertools
 import logging
+import math
 import statistics
 import sys
 import time
@@ -155,10 +156,20 @@ def cut(program: dni_fx.Program, policy: str, stages: int) -> Cut | str:
 
 
 def measured(model: Model, policies: Sequence[str], stages: int, rounds: int) -> dict[str, Cut | str]:
-    """What each policy makes of a model, with the times of its stages, or why it makes nothing."""
+    """What each policy makes of a model, with the times of its stages, or why it makes nothing.
+
+    A model that some policy cannot cut so often is cut as often as they all can, or as any can.
+    """
     program = dni_fx.capture(*model)
-    cuts = {policy: cut(program, policy, stages) for policy in policies}
+    cuts: dict[str, Cut | str] = {}
+    for count in range(stages, 1, -1):
+        tried = {policy: cut(program, policy, count) for policy in policies}
+        cuts = max(cuts, tried, key=lambda each: sum(isinstance(made, Cut) for made in each.values()))
+        if all(isinstance(made, Cut) for made in cuts.values()):
+            break
     done = [each for each in cuts.values() if isinstance(each, Cut)]
+    if not done:
+        return cuts or dict.fromkeys(policies, "it is not cut")
     gc.disable()
     for number in range(1 + rounds):
         for each in done[number % len(done) :] + done[: number % len(done)]:
@@ -189,6 +200,21 @@ def medians(found: Mapping[str, Mapping[str, Cut | str]], policies: Sequence[str
         for policy in policies
     ]
     return [f"median of {len(whole)}", *shown]
+
+
+def wins(found: Mapping[str, Mapping[str, Cut | str]], one: str, other: str) -> str:
+    """How often the stages by one policy are better balanced than by another, by medians, as text."""
+    pairs = [(cuts[one], cuts[other]) for cuts in found.values()]
+    times = [
+        (a.balance(statistics.median), b.balance(statistics.median))
+        for a, b in pairs
+        if isinstance(a, Cut) and isinstance(b, Cut)
+    ]
+    better, ratios = sum(a < b for a, b in times), [a / b for a, b in times] or [math.nan]
+    return (
+        f"{one} is better balanced than {other} on {better} of {len(times)} models, "
+        f"by the median ratio {statistics.median(ratios):.3f}"
+    )
 
 
 def main() -> None:
@@ -225,6 +251,8 @@ def main() -> None:
             if isinstance(each, Cut):
                 times = ", ".join(f"{1e3 * t:.1f}" for t in each.stage_times(statistics.median))
                 console.print(f"{name}, {policy}: stages of {times} ms")
+    for one, other in itertools.pairwise(options.policies):
+        console.print(wins(found, other, one))
 
 
 @contextlib.contextmanager

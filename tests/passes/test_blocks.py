@@ -2,9 +2,10 @@ import networkx as nx
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from passes.blocks import Blocks, bits, mask
+from passes.blocks import Blocks
 from passes.costs import flops
 from passes.dataflow import carrying, dataflow
+from passes.masks import bits_of, mask_of
 from tests.flows import all_cuts, crossing, graphs, stages_by_definition
 
 
@@ -15,7 +16,7 @@ def before(flow, cost, inside):
 
 
 def masked(blocks, cut):
-    return mask(at for at, names in enumerate(blocks.names) if cut.issuperset(names))
+    return mask_of(at for at, names in enumerate(blocks.names) if cut.issuperset(names))
 
 
 @settings(deadline=None, max_examples=100)
@@ -67,7 +68,7 @@ def test_no_cut_between_two_others_is_cheaper_than_the_cheapest(gm, data):
     between = [masked(blocks, cut) for cut in cuts if inner <= cut <= outer]
     assert not masked(blocks, inner) & ~found
     assert not found & ~masked(blocks, outer)
-    assert all(not blocks.needs[block] & ~found for block in bits(found))
+    assert all(not blocks.needs[block] & ~found for block in bits_of(found))
     assert all(sent(found) <= sent(cut) for cut in between)
     assert all(not cut & ~found for cut in between if sent(cut) == sent(found))
 
@@ -82,6 +83,6 @@ def test_the_cuts_beside_one_differ_by_a_block_and_are_all_there_are(gm, data):
     inside = masked(blocks, data.draw(st.sampled_from(cuts)))
     found = set(blocks.beside(inside))
     assert all((each ^ inside).bit_count() == 1 for each in found)
-    assert all(not blocks.needs[block] & ~each for each in found for block in bits(each))
+    assert all(not blocks.needs[block] & ~each for each in found for block in bits_of(each))
     near = {masked(blocks, cut) for cut in cuts if (masked(blocks, cut) ^ inside).bit_count() == 1}
     assert near <= found
