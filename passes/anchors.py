@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NewType
 
-from torch import fx
+from torch import fx, nn
 
 Anchor = NewType("Anchor", str)
 
@@ -81,11 +81,12 @@ def paths_around(module: str) -> list[str]:
 def identifier(anchor: Anchor) -> str:
     """The anchor as a name that a submodule can have.
 
-    >>> identifier(Anchor("encoder.layers.0@1:add.2"))
-    'encoder_layers_0_at1__add_2'
+    >>> identifier(Anchor("encoder.layers.0@1:add.2")), identifier(Anchor(":float"))
+    ('encoder_layers_0_at1__add_2', 'float_')
     """
     text = anchor.replace(":", "__").replace("@", "_at").strip("_")
-    return "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in text)
+    name = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in text)
+    return f"{name}_" if hasattr(nn.Module, name) else name  # no submodule may hide a method
 
 
 def _carried(node: fx.Node) -> str:

@@ -51,13 +51,19 @@ COSTS: Mapping[str, Callable[[nx.DiGraph[str]], dict[str, int]]] = {
 _COLUMNS = ("module", "flops", "backward_flops", "seconds", "parameter_bytes", "saved", "bytes")
 
 
+_PRICES = ("synthesizer_flops", "synthesizer_bytes")
+
+
 def node_table(flow: nx.DiGraph[str]) -> list[dict[str, str | int | float | None]]:
     """A row for each computed node in graph order, with all that is known of its cost; made for JSON.
 
     `name`, `anchor` and `module` say where it is; `flops`, `backward_flops`, `parameter_bytes`, `saved` and
-    `bytes` mean what they mean in the dataflow, and `seconds` is None where nothing was measured.
+    `bytes` mean what they mean in the dataflow, and `seconds` is None where nothing was measured. What a
+    synthesizer would cost if the value crossed a cut is None where none was priced, 0 where it cannot cross.
     """
     return [
-        {"name": name, "anchor": str(facts["anchor"])} | {column: facts[column] for column in _COLUMNS}
+        {"name": name, "anchor": str(facts["anchor"])}
+        | {column: facts[column] for column in _COLUMNS}
+        | {column: facts.get(column) for column in _PRICES}
         for name, facts in ((name, flow.nodes[name]) for name in computed(flow))
     ]

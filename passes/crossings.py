@@ -54,8 +54,11 @@ def plain_crossings(gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str]) -> di
 
 
 def _is_sent(node: fx.Node, stages: Mapping[fx.Node, int], plan: Plan) -> bool:
-    own = {stages[node], *plan.copies.get(anchor_of(node), ())}
-    return any(user in stages and stages[user] not in own for user in node.users)
+    def places(each: fx.Node) -> set[int]:
+        return {stages[each], *plan.copies.get(anchor_of(each), ())}
+
+    own = places(node)
+    return any(user in stages and not places(user) <= own for user in node.users)
 
 
 def value_spec(node: fx.Node) -> ValueSpec:

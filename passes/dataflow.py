@@ -178,12 +178,16 @@ def _unpacked(graph: fx.Graph) -> list[list[str]]:
 
 
 def _impure_weights(flow: nx.DiGraph[str]) -> list[list[str]]:
-    """What makes a weight and may run just once, with its readers: it cannot be recomputed elsewhere."""
-    return [
-        [name, *flow.succ[name]]
-        for name, facts in flow.nodes(data=True)
-        if facts["impure"] and facts["requires_grad"] and not facts["fed"]
-    ]
+    """What makes a weight and may run just once, or is made of such, with its readers.
+
+    It cannot be recomputed where they are.
+    """
+    once: set[str] = set()
+    for name, facts in flow.nodes(data=True):
+        is_once = facts["impure"] or not once.isdisjoint(flow.pred[name])
+        if is_once and facts["requires_grad"] and not facts["fed"]:
+            once.add(name)
+    return [[name, *flow.succ[name]] for name in flow if name in once]
 
 
 def mark_together(flow: nx.DiGraph[str], groups: Iterable[Iterable[str]]) -> None:

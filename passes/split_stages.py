@@ -101,7 +101,7 @@ class _Splitter:
         """The nodes that each stage computes, copies among them."""
         work: defaultdict[int, list[fx.Node]] = defaultdict(list)
         for node in computed:
-            for index in {node.meta["stage"], *self._copies(node)}:
+            for index in self._places(node):
                 work[index].append(node)
         return work
 
@@ -135,12 +135,10 @@ class _Splitter:
             tuple(self._parameters_of([*attributes, *mine])),
         )
 
-    def _copies(self, node: fx.Node) -> tuple[int, ...]:
-        """The other stages that compute the node as well."""
-        return () if "copies" in node.meta else self.plan.copies.get(anchor_of(node), ())
-
-    def _is_in(self, node: fx.Node, index: int) -> bool:
-        return node.meta["stage"] == index or index in self._copies(node)
+    def _places(self, node: fx.Node) -> set[int]:
+        """The stage of a node, and the others that compute it as well."""
+        copies = () if "copies" in node.meta else self.plan.copies.get(anchor_of(node), ())
+        return {node.meta["stage"], *copies}
 
     def _writes(self, mine: list[fx.Node], index: int) -> dict[str, fx.Node]:
         """Names to the nodes whose values leave this stage, through a boundary or plainly."""
@@ -151,15 +149,10 @@ class _Splitter:
             if node in self.marks:
                 writes[self.names[self.marks[node]]] = node
             outside = [user for user in node.users if user.op != "output" and user not in self.markers]
-            if node in self.returned or any(
-                not self._is_in(u, index) and not self._copied(node, u) for u in outside
-            ):
+            places = self._places(node)
+            if node in self.returned or any(not self._places(user) <= places for user in outside):
                 writes[self.names[node]] = node
         return writes
-
-    def _copied(self, node: fx.Node, reader: fx.Node) -> bool:
-        copies = self.plan.copies.get(anchor_of(node), ())
-        return reader.meta["stage"] in copies
 
     def _parameters_of(self, nodes: Iterable[fx.Node]) -> Iterable[str]:
         """Full names of the parameters that these nodes read, each once."""

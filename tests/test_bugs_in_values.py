@@ -120,3 +120,21 @@ def test_a_refusal_of_our_own_shows_by_its_words_alone():
     """The name of our class was in front of it, as if it had been a failure of somebody's code."""
     assert reason_of(CaptureError("it cannot be\ndone")) == "it cannot be"
     assert reason_of(ValueError("no")) == "ValueError: no"
+
+
+class Converts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x).to(torch.float64))
+
+
+@pytest.mark.parametrize("policy", ["at:after=to", "at:after=:to"])
+def test_a_value_that_is_made_by_a_method_of_modules_too_can_be_cut_at(policy):
+    """Its boundary was called `to`, and no submodule can be."""
+    model, x = Converts().double(), torch.ones(3, 4, dtype=torch.float64)
+    cut = dni_fx.decouple(model, (x,), plan=policy, synthesizer="oracle")
+    assert torch.equal(cut(x), model(x))
+    assert dni_fx.verify(cut).ok

@@ -80,7 +80,7 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 def say_nodes(rows: Iterable[Mapping[str, Any]], plan: Plan) -> None:
     """Print what each node costs, and the stage that it is in."""
-    columns = ("stage", "value", "FLOPs", "backward", "ms", "parameters", "saved", "size")
+    columns = ("stage", "value", "FLOPs", "backward", "ms", "parameters", "saved", "size", "synthesizer")
     say_table(
         columns,
         [
@@ -91,6 +91,7 @@ def say_nodes(rows: Iterable[Mapping[str, Any]], plan: Plan) -> None:
                 row["backward_flops"],
                 "-" if row["seconds"] is None else f"{1e3 * row['seconds']:.3f}",
                 *(show_bytes(row[name]) for name in ("parameter_bytes", "saved", "bytes")),
+                show_bytes(row["synthesizer_bytes"]) if row["synthesizer_bytes"] else "-",
             ]
             for row in rows
         ],

@@ -24,6 +24,7 @@ from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.describe import plan_of, refuse_misfit
 from dni_fx.errors import DniError
 from dni_fx.overlay import write_overlay
+from dni_fx.pricing import price_all
 from dni_fx.sheet import Sheet, sheet_of
 from dni_fx.synthesizers import SYNTHESIZERS
 from passes import Plan, parse
@@ -88,7 +89,7 @@ def run(
         str, typer.Option(metavar="NAME", help=f"For --memory: {', '.join(OPTIMIZERS)}.")
     ] = "adam",
     synthesizer: Annotated[
-        str, typer.Option(metavar="SPEC", help="For --memory: what guesses gradients.")
+        str, typer.Option(metavar="SPEC", help="What guesses gradients, for --memory, --nodes and --json.")
     ] = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -109,6 +110,8 @@ def run(
         open_model(ModelRequest(model, weights, example, allow_pickle)), plan, frontend, measured
     )
     budget = budget_of(planned.gm, planned.plan, optimizer, chosen, planned.flow) if limit else None
+    if nodes or as_json:
+        price_all(planned.flow, planned.gm, chosen)
     written = _write(planned, output, picture)
     if overlay is not None and exported is not None:
         written += write_overlay(exported, planned.plan, overlay)

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class At(Policy):
-    """A value is in the stage that says how many named values lie one after another above it.
+    """Each of the named values is the last of its stage, and what comes after it is in a later one.
 
-    So named values that depend on one another are cuts of their own, and parallel ones (the two towers
-    of an encoder) together are one cut. A name is the path of a module, for what its last call
+    A value is in the stage that says how many named values lie one after another above it. So those
+    that depend on one another are cuts of their own, and parallel ones (the two towers of an encoder) are
+    one cut. A name is the path of a module, for what its last call
     returned; an anchor such as `layers.0@1:add.2`; or the name of an fx node. It is understood as the
     first of these that there is. A value that is not one tensor is cut where it is unpacked.
     """

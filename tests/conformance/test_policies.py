@@ -9,13 +9,16 @@ from torch import fx, nn
 
 from dni_fx.errors import PlanError
 from dni_fx.policies import POLICIES
+from dni_fx.policies.at import At
 from dni_fx.policies.every import Every
 from dni_fx.policies.memory import Memory
-from passes import GraphError, Plan, parse
+from passes import GraphError, Pipeline, Plan, parse
 from passes.anchors import set_anchors
 from passes.annotate_shapes import annotate
 from passes.costs import memory, parameters
 from passes.dataflow import carrying, computed, dataflow
+from passes.mark_boundaries import MarkBoundaries
+from passes.split_stages import split_stages
 
 WIDTH = 8
 
@@ -97,6 +100,15 @@ class NormalizedWeight(nn.Module):
         return self.between(x @ weight) @ weight
 
 
+class DroppedWeights(Chain):
+    """Weights made in the graph from random numbers, which two layers each share."""
+
+    def forward(self, x):
+        first, second = (torch.nn.functional.dropout(self.layers[at].weight) * 2 for at in range(2))
+        x = torch.tanh(torch.tanh(x @ first) @ first)
+        return self.layers[3](torch.tanh(self.layers[2](x) @ second) @ second)
+
+
 class Heads(Chain):
     """Two outputs, one of them early, and random numbers."""
 
@@ -106,26 +118,30 @@ class Heads(Chain):
 
 
 MODELS = [
-    Chain, Residual, ResidualInPlace, SkipsTwoStages, JoinsLate, Encodes, Chunks, NormalizedWeight, Heads,
+    Chain, Residual, ResidualInPlace, SkipsTwoStages, JoinsLate, Encodes, Chunks, NormalizedWeight,
+    DroppedWeights, Heads,
 ]  # fmt: skip
 
 
 def captured(model):
     gm = fx.symbolic_trace(model())
     set_anchors(gm.graph)
+    output = next(iter(reversed(gm.graph.nodes)))
+    returned = output.args[0]
+    output.args = (returned if isinstance(returned, tuple) else (returned,),)
     inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
     annotate(gm, [torch.zeros(4, WIDTH) for _ in inputs])
     return gm
 
 
-def first_module(flow):
-    """The pattern of the first module after which there is a cut."""
-    for path in flow.graph["classes"]:
+def first_that_cuts(cls, names, flow):
+    """The first of the names after which the policy can cut."""
+    for name in names:
         try:
-            Every((path,)).plan(flow)
+            cls((name,)).plan(flow)
         except PlanError:
             continue
-        return path
+        return (name,)
     raise AssertionError
 
 
@@ -141,10 +157,16 @@ def least_limit(flow):
     raise AssertionError
 
 
+def anchors(flow):
+    return [flow.nodes[name]["anchor"] for name in carrying(flow)]
+
+
 # What a policy is told where its defaults do not say all: options for two stages, and for one.
 TWO = {
-    "at": lambda flow: {"after": (flow.nodes[carrying(flow)[0]]["anchor"],)},
-    "every": lambda flow: {"module": (first_module(flow),)},
+    "at": lambda flow: {
+        "after": first_that_cuts(At, [flow.nodes[n]["anchor"] for n in carrying(flow)], flow)
+    },
+    "every": lambda flow: {"module": first_that_cuts(Every, flow.graph["classes"], flow)},
     "memory": lambda flow: {"limit": least_limit(flow)},
 }
 ONE = {"at": {}, "every": {}, "memory": {}}
@@ -177,6 +199,16 @@ def test_a_plan_can_be_carried_out(name, gm):
     plan = choose(name, gm).plan(dataflow(gm))
     assert list(plan.problems(gm.graph)) == []
     assert len(plan) == 2
+
+
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_what_a_stage_reads_is_there_when_it_runs(name, gm):
+    plan = choose(name, gm).plan(dataflow(gm))
+    split = split_stages(Pipeline((MarkBoundaries(plan),)).run(gm), plan)
+    there = set(split.inputs)
+    for part in split.parts:
+        assert there.issuperset(part.reads)
+        there.update(part.writes)
 
 
 @pytest.mark.parametrize("name", list(POLICIES))
@@ -249,8 +281,9 @@ def test_a_tied_plan_has_each_parameter_in_one_stage_and_differs_only_where_one_
         for parameter in flow.nodes[each]["parameters"]:
             readers[parameter].append(flow.nodes[each]["anchor"])
     plan, _ = planned(choose(name, gm, tied=True), flow)
-    if all(len(anchors) == 1 for anchors in readers.values()):
-        assert plan.stage_of == choose(name, gm).plan(flow).stage_of
+    free, _ = planned(choose(name, gm), flow)
+    if all(len(anchors) == 1 for anchors in readers.values()) and not free.copies:
+        assert plan.stage_of == free.stage_of
     if plan is not None:
         for anchors in readers.values():
             places = {

@@ -2,11 +2,15 @@ import pytest
 import torch
 
 import dni_fx
+from dni_fx.policies import POLICIES
 from dni_fx.stage import road
-from passes import Pipeline, Plan, PreconditionError
+from passes import Pipeline, Plan, PreconditionError, parse
+from passes.anchors import anchor_of
+from passes.dataflow import dataflow
 from passes.mark_boundaries import MarkBoundaries
 from passes.split_stages import Name, split_stages
 from tests.equality import assert_same, copied
+from tests.flows import Sketch
 from tests.passes.marked import captured, cut_after, marked
 from tests.zoo import ZOO, made
 
@@ -90,3 +94,18 @@ def test_an_unmarked_graph_is_refused():
     with pytest.raises(PreconditionError) as caught:
         split_stages(gm, cut_after(gm, ":tanh"))
     assert str(caught.value) == "cannot split the graph into stages: mark-boundaries has not run on it"
+
+
+def test_what_a_recomputed_weight_reads_is_sent_if_it_may_run_only_once():
+    """A bias looked up at places that were written to: the look-up is repeated, the writing is not."""
+    sketch = Sketch()
+    places = sketch.add(sketch.frozen, aliases=frozenset({"frozen"}), dtype=torch.int64)
+    written = sketch.add(places, mutates=frozenset({places.name}), aliases=frozenset({places.name}))
+    table = sketch.add(sketch.weight, written)
+    first = sketch.add(sketch.inputs[0], table, flops=1)
+    gm = sketch.done(sketch.add(first, table, flops=1))
+    plan = parse("balanced:stages=2", POLICIES).plan(dataflow(gm))
+    assert list(plan.copies) == [anchor_of(table)]
+    parts = split_stages(Pipeline((MarkBoundaries(plan),)).run(gm), plan).parts
+    assert set(parts[1].reads) <= {"x", *parts[0].writes}
+    assert written.name in parts[0].writes
