@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 
 from torch import fx
 
 from passes import plan_json
 from passes.anchors import Anchor, anchor_of, base_of
 from passes.plan_diff import difference
+from passes.values import value_of
 
 _SHOWN = 8
 """Edges that run backwards which are told one by one; of the others only how many there are."""
@@ -68,12 +70,8 @@ class Plan:
         if apart := difference(self.stage_of, there):
             yield apart
             return
-        used = sorted(set(self.stage_of.values()))
-        if empty := sorted(set(range(len(self))) - set(used)):
-            yield (
-                f"no value is in stage {', '.join(map(str, empty))}, and stages are numbered without a gap: "
-                f"write {', '.join(f'{at} for {stage}' for at, stage in enumerate(used) if at != stage)}"
-            )
+        yield from self._gaps()
+        yield from self._wrong_copies(graph)
         stages = self.assign(graph)
         wrong = list(self._backward(stages))
         for source, node in wrong[:_SHOWN]:
@@ -83,6 +81,34 @@ class Plan:
             )
         if len(wrong) > _SHOWN:
             yield f"{len(wrong) - _SHOWN} more edges run backwards"
+
+    def _gaps(self) -> Iterator[str]:
+        used = sorted(set(self.stage_of.values()))
+        moved = [f"{at} for {stage}" for at, stage in enumerate(used) if at != stage]
+        if moved:
+            shown = ", ".join(moved[:_SHOWN]) + (", and so on" if len(moved) > _SHOWN else "")
+            gaps = (stage for one, two in pairwise([-1, *used]) for stage in range(one + 1, two))
+            missing = ", ".join(map(str, islice(gaps, _SHOWN)))
+            yield f"no value is in stage {missing}, and stages are numbered without a gap: write {shown}"
+
+    def _wrong_copies(self, graph: fx.Graph) -> Iterator[str]:
+        """What cannot be recomputed: only what is made of weights alone gets the same gradient that way."""
+        fed: set[fx.Node] = set()
+        for node in graph.nodes:
+            if node.op == "placeholder" or not fed.isdisjoint(node.all_input_nodes):
+                fed.add(node)
+            stages = self.copies.get(node.meta.get("anchor", Anchor("")), ())
+            if stages and (node in fed or value_of(node).random or value_of(node).mutates):
+                yield (
+                    f"{anchor_of(node)} is to be recomputed in stage {', '.join(map(str, stages))}, and only "
+                    "what is made of weights alone, the same each time, can be: take it out of copies"
+                )
+        there = {node.meta.get("anchor") for node in graph.nodes}
+        for anchor, stages in self.copies.items():
+            if anchor not in there:
+                yield f"copies speak of {anchor}, which is not in this graph"
+            elif beyond := [stage for stage in stages if stage >= len(self)]:
+                yield f"{anchor} is to be recomputed in stage {beyond[0]}, and there are {len(self)} stages"
 
     def backward_edges(self, stages: Mapping[fx.Node, int]) -> Iterator[str]:
         """The edges from a later stage to an earlier one, given the stage of each node."""

@@ -135,7 +135,7 @@ def read_plan(text: str) -> str | Plan:
     if not text.endswith(".json"):
         return text
     try:
-        return Plan.from_json(Path(text).read_text("utf-8"))
+        return Plan.from_json(Path(text).read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot read the plan {text}: {_why(error)}.") from None
 

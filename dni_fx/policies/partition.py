@@ -222,7 +222,11 @@ def _too_many(policy: Policy, choices: Choices, stages: int, instead: str) -> st
     names = [" + ".join(flow.nodes[name]["anchor"] for name in cuts.values(at)) for at in places]
     shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     if not names:
-        return f"{policy} asks for {stages} stages, and this graph can be cut nowhere; {instead}."
+        return (
+            f"{policy} asks for {stages} stages, and this graph can be cut nowhere: there is no place where "
+            f"up to {choices.width} values are all that crosses, with some work before and some after it. Ask "
+            f"for 1 stage, or {instead}."
+        )
     return (
         f"{policy} asks for {stages} stages, and this graph can be cut in {len(names)} places one after "
         f"another ({shown}). Ask for at most {len(names) + 1}, or {instead}."

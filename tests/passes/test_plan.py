@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from passes import Anchor, Plan, SpecError
 from passes.anchors import anchor_of, set_anchors
+from tests.flows import Sketch
 
 stages = st.integers(0, 5)
 anchors = st.text(max_size=12).map(Anchor)
@@ -165,12 +166,46 @@ def test_a_plan_without_problems_is_total_and_contiguous_and_runs_forwards(chose
                 edge("first", 2, ":add", 0),
             ],
         ),
-        (plan_of(1, 0, 1, 1, copies={Anchor("first"): (0,)}), []),
-        (plan_of(1, 0, 1, 1, copies={Anchor("first"): (2,)}), [edge("first", 1, ":relu", 0)]),
+        (
+            plan_of(0, 0, 0, 10**30),
+            [
+                (
+                    "no value is in stage 1, 2, 3, 4, 5, 6, 7, 8, and stages are numbered without a gap: write 1 "
+                    f"for {10**30}"
+                )
+            ],
+        ),
+        (
+            plan_of(copies={Anchor("first"): (1,), Anchor("third"): (1,)}),
+            [
+                (
+                    "first is to be recomputed in stage 1, and only what is made of weights alone, the same each "
+                    "time, can be: take it out of copies"
+                ),
+                "copies speak of third, which is not in this graph",
+            ],
+        ),
     ],
 )
 def test_problems_lists_all_that_is_wrong_at_once(graph, plan, problems):
     assert list(plan.problems(graph)) == problems
+
+
+def test_what_is_made_of_weights_alone_may_be_recomputed_in_the_stages_there_are():
+    sketch = Sketch()
+    weight = sketch.add(sketch.weight)
+    gm = sketch.done(sketch.add(sketch.add(sketch.inputs[0], weight), weight))
+    first, second, third = (anchor_of(node) for node in gm.graph.nodes if "anchor" in node.meta)
+    assert list(Plan({first: 0, second: 0, third: 1}, {first: (1,)}).problems(gm.graph)) == []
+    assert list(Plan({first: 0, second: 0, third: 1}, {first: (2,)}).problems(gm.graph)) == [
+        f"{first} is to be recomputed in stage 2, and there are 2 stages"
+    ]
+    assert list(Plan({first: 1, second: 0, third: 1}, {first: (0,)}).problems(gm.graph)) == []
+
+
+def test_a_graph_without_values_has_a_plan():
+    gm = Sketch().done()
+    assert list(Plan({}).problems(gm.graph)) == []
 
 
 def test_of_many_edges_that_run_backwards_a_few_are_told_and_the_others_counted():
