@@ -224,8 +224,8 @@ def _too_many(policy: Policy, choices: Choices, stages: int, instead: str) -> st
     if not names:
         return (
             f"{policy} asks for {stages} stages, and this graph can be cut nowhere: there is no place where "
-            f"up to {choices.width} values are all that crosses, with some work before and some after it. Ask "
-            f"for 1 stage, or {instead}."
+            f"up to {choices.width} values are all that crosses, with work before and after it. Ask for 1 "
+            f"stage, or {instead}."
         )
     return (
         f"{policy} asks for {stages} stages, and this graph can be cut in {len(names)} places one after "

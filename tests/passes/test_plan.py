@@ -170,8 +170,8 @@ def test_a_plan_without_problems_is_total_and_contiguous_and_runs_forwards(chose
             plan_of(0, 0, 0, 10**30),
             [
                 (
-                    "no value is in stage 1, 2, 3, 4, 5, 6, 7, 8, and stages are numbered without a gap: write 1 "
-                    f"for {10**30}"
+                    "no value is in stage 1, 2, 3, 4, 5, 6, 7, 8, and stages are numbered without a gap: "
+                    f"write 1 for {10**30}"
                 )
             ],
         ),
@@ -179,8 +179,8 @@ def test_a_plan_without_problems_is_total_and_contiguous_and_runs_forwards(chose
             plan_of(copies={Anchor("first"): (1,), Anchor("third"): (1,)}),
             [
                 (
-                    "first is to be recomputed in stage 1, and only what is made of weights alone, the same each "
-                    "time, can be: take it out of copies"
+                    "first is to be recomputed in stage 1, and only what is made of weights alone, the same "
+                    "each time, can be: take it out of copies"
                 ),
                 "copies speak of third, which is not in this graph",
             ],
