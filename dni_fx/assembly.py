@@ -95,6 +95,8 @@ def training_graph(program: Program) -> fx.GraphModule:
     Raises:
         DniError: nothing was captured yet.
     """
+    if not isinstance(program, Program):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DniError(f"this is a {type(program).__name__} and no program: dni_fx.capture makes one of it.")
     if program.example is None:
         raise DniError("this program has no graph yet: give capture() an example of the model's inputs.")
     with training_mode(program.tree):

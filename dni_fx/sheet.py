@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 from typing_extensions import override
 
+from dni_fx.crossing import Crossing, crossing
 from dni_fx.table import Column, show_table
-from passes import BoundarySpec, Plan
+from passes import Plan
+from passes.anchors import anchor_of
 from passes.bytes import show_bytes, show_count
 from passes.crossings import crossings, plain_crossings
 from passes.dataflow import dataflow
@@ -22,26 +24,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 8
 """Crossing values of one stage that a table names, the largest; the others are added up."""
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """A value that crosses a cut: its boundary, its shape in terms of the batch size `b`, who reads it.
-
-    `bytes` is its size at the example.
-    """
-
-    boundary: str
-    anchor: str
-    shape: tuple[int | str, ...]
-    dtype: str
-    bytes: int
-    producer: int
-    consumers: tuple[int, ...]
-
-    @override
-    def __str__(self) -> str:
-        return f"{self.anchor} ({', '.join(map(str, self.shape))}) {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +64,7 @@ class Sheet:
     @property
     def is_measured(self) -> bool:
         """Whether the cost of a stage is its measured time, and not its FLOPs."""
-        return all(row.seconds is not None for row in self.stages)
+        return bool(self.stages) and all(row.seconds is not None for row in self.stages)
 
     @property
     def costs(self) -> tuple[float, ...]:
@@ -139,20 +121,26 @@ class Sheet:
 def sheet_of(gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str] | None = None) -> Sheet:
     """What a plan means on an annotated graph, which stays as it is.
 
-    A parameter that several stages read counts in each of them. `flow` is the graph's dataflow if there is
-    one already. O(V + E).
+    A parameter that several stages read counts in each of them, and so does what is recomputed there.
+    `flow` is the graph's dataflow if there is one already. O(V + E).
     """
     flow = dataflow(gm) if flow is None else flow
     stages = plan.assign(gm.graph)
     members: list[list[str]] = [[] for _ in range(len(plan))]
     for node, stage in stages.items():
         members[stage].append(node.name)
+    again: list[list[str]] = [[] for _ in members]
+    for node in stages:
+        for stage in plan.copies.get(anchor_of(node), ()):
+            again[stage].append(node.name)
     leaving: list[list[Crossing]] = [[] for _ in members]
     for _, spec in crossings(gm, plan, flow):
         leaving[spec.producer].append(crossing(spec))
     sizes = {name: parameter.numel() for name, parameter in gm.named_parameters()}
     rows = tuple(
-        _row(flow, names, sizes, stage, leaving[stage]) for stage, names in enumerate(members) if names
+        _row(flow, names, again[stage], sizes, stage, leaving[stage])
+        for stage, names in enumerate(members)
+        if names
     )
     plain = plain_crossings(gm, plan, flow)
     return Sheet(
@@ -170,34 +158,26 @@ def described(gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str] | None = Non
     return dataclasses.replace(plan, sheet=sheet_of(gm, plan, flow))
 
 
-def crossing(spec: BoundarySpec) -> Crossing:
-    """A boundary of one value as plain data."""
-    value = spec.value
-    return Crossing(
-        spec.name,
-        str(value.anchor),
-        value.dims,
-        str(value.dtype).removeprefix("torch."),
-        math.prod(value.shape) * value.dtype.itemsize,
-        spec.producer,
-        spec.consumers,
-    )
-
-
 def _row(
-    flow: nx.DiGraph[str], names: list[str], sizes: dict[str, int], stage: int, leaving: list[Crossing]
+    flow: nx.DiGraph[str],
+    names: list[str],
+    again: list[str],
+    sizes: dict[str, int],
+    stage: int,
+    leaving: list[Crossing],
 ) -> Row:
     facts = [flow.nodes[name] for name in names]
-    seconds = [each["seconds"] for each in facts]
+    paid = facts + [flow.nodes[name] for name in again]
+    seconds = [each["seconds"] for each in paid]
     return Row(
         stage,
         str(facts[0]["anchor"]),
         str(facts[-1]["anchor"]),
         len(names),
-        _count(flow, names, sizes),
-        sum(each["flops"] + each["backward_flops"] for each in facts),
+        _count(flow, [*names, *again], sizes),
+        sum(each["flops"] + each["backward_flops"] for each in paid),
         None if None in seconds else math.fsum(seconds),
-        sum(each["saved"] for each in facts),
+        sum(each["saved"] for each in paid),
         tuple(leaving),
     )
 
@@ -233,7 +213,7 @@ def _columns(sheet: Sheet) -> list[Column]:
 _CROSSING = (
     Column("from", is_number=True),
     Column("crosses", may_shrink=True),
-    Column("shape", may_shrink=True),
+    Column("shape"),
     Column("dtype"),
     Column("size", is_number=True),
     Column("read by", may_shrink=True),

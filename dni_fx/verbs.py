@@ -30,7 +30,7 @@ from dni_fx.assembly import (
 from dni_fx.checks import Report, check
 from dni_fx.decoupled import Decoupled, attach, cutting_of, detach, dnis
 from dni_fx.dni import DNI
-from dni_fx.errors import CaptureError, DniError, FileError
+from dni_fx.errors import CaptureError, DniError, FileError, PlanError
 from dni_fx.exporters import EXPORTERS
 from dni_fx.exporters.base import Exporter, Written
 from dni_fx.interface import INTERFACES, Interface
@@ -77,19 +77,22 @@ def capture(
     return program
 
 
-def plan(program: Program, policy: str | Policy = DEFAULT_PLAN) -> Plan:
+def plan(program: Program, policy: str | Policy | Plan = DEFAULT_PLAN) -> Plan:
     """A stage for every value of the program, as the policy chooses; printed, it is a table of its stages.
 
     A policy that balances time has the program measured on its example, once. One that asks what synthesizers
-    cost is told it of `auto`.
+    cost is told it of `auto`. A plan comes back with its table.
 
     Raises:
-        PlanError: the graph cannot be cut as asked; says what is possible.
+        DniError: this is no program; the graph cannot be cut as asked, which says what is possible.
         PreconditionError: it is to be measured, and a node cannot run by itself.
         UnknownNameError, SpecError: the text does not name a policy.
     """
     chosen = parse(policy, POLICIES) if isinstance(policy, str) else policy
     gm = training_graph(program)
+    if isinstance(chosen, Plan):
+        PlanError.unless_none("cannot carry out the plan", chosen.problems(gm.graph))
+        return described(gm, chosen)
     assert program.example is not None
     found = plan_graph(chosen, parse("auto", SYNTHESIZERS), gm, program.example.leaves)
     remember_times(program, gm)

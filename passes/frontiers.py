@@ -42,8 +42,9 @@ def frontiers(flow: nx.DiGraph[str], width: int) -> list[Frontier]:
     keeps what is `together` and the order that `follows` asks for. All cuts are found for widths 1 and 2, and
     for width 3 in graphs of up to `FEW` carrying values; of wider ones those with at most two values that
     are above no other, and those of three that close one another. Of a graph with more than three ends
-    only those are found that the ends pass in graph order; where independent branches make more than
-    `MOST` pairs, only some pairs, spread over the graph. O(V^2) tests of V bits, O(E) of them for width 1.
+    only those are found that the ends pass in graph order, or by how much lies above them. Where independent
+    branches make more than `MOST` pairs, there are only some, spread over the graph. O(V^2) tests of V bits,
+    O(E) of them for width 1.
     """
     shape = _Shape(flow)
     found = {inside: open_ for ends in shape.ends_before() for open_, inside in shape.narrow(ends, width)}
@@ -105,7 +106,10 @@ class _Shape:
             for count in range(len(ends)):
                 yield from map(mask_of, combinations(ends, count))
         else:
-            yield from (mask_of(ends[:count]) for count in range(len(ends)))
+            # A head is as far up as what lies above it, in whatever order the heads are computed.
+            by_depth = sorted(ends, key=lambda end: self.above[end].bit_count())
+            found = [mask_of(order[:count]) for order in (ends, by_depth) for count in range(len(ends))]
+            yield from dict.fromkeys(found)
 
     def narrow(self, ends: int, width: int) -> Iterator[tuple[int, int]]:
         """Frontier and down-set of each cut that up to `width` values cross and just `ends` lie before."""

@@ -31,6 +31,8 @@ def graph_order(units: nx.DiGraph[int], place: Mapping[str, int]) -> list[int]:
 def lazy_order(units: nx.DiGraph[int], place: Mapping[str, int]) -> list[int]:
     """The units so that each is computed just before it is first read, the longer of its ways first.
 
+    What nothing reads, a head, comes as soon as it can, shallow heads before deep ones.
+
     A branch is thus done before the next one starts, and an input that joins late is late: few values are
     open at a time, where graph order computes all towers of a graph side by side, say. O((V + E) log V).
     """
@@ -44,7 +46,9 @@ def lazy_order(units: nx.DiGraph[int], place: Mapping[str, int]) -> list[int]:
     def ways(unit: int) -> Iterator[int]:
         return iter(sorted(units.pred[unit], key=lambda each: (-depth[each], first[each])))
 
-    for end in sorted((unit for unit in units if not units.succ[unit]), key=first.__getitem__):
+    for end in sorted(
+        (unit for unit in units if not units.succ[unit]), key=lambda each: (depth[each], first[each])
+    ):
         stack = [(end, ways(end))]
         seen.add(end)
         while stack:

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+import dni_fx
 from dni_fx import demo
+from dni_fx.errors import DniError, PlanError
 from passes import Plan
-from tests.commands import MLP, in_an_empty_folder, run
+from tests.commands import MLP, in_an_empty_folder, module, run
 
 __all__ = ["in_an_empty_folder"]
 
@@ -84,3 +86,45 @@ def test_an_overlay_is_written_for_an_exported_program(tmp_path):
     written = [line.removeprefix("wrote ") for line in said.splitlines() if line.startswith("wrote ")]
     assert written == ["overlay.stage.json", "overlay.bytes.json", "overlay.flops.json"]
     assert all(json.loads((tmp_path / name).read_text("utf-8")) for name in written)
+
+
+def test_the_plan_of_a_file_is_shown_whatever_front_end_made_its_graph(tmp_path):
+    """A file holds an exported graph, with more values than the traced one that the plan was made for."""
+    module(
+        tmp_path,
+        "normed",
+        "def make():\n"
+        "    layers = [nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU()] * 2\n"
+        "    return nn.Sequential(*layers), torch.ones(3, 4)\n",
+    )
+    run("decouple normed:make --plan at:after=2 -o cut.pt2")
+    sheet = shown("plan cut.pt2")["sheet"]
+    assert [row["crossings"][0]["anchor"] for row in sheet["stages"][:1]] == ["2"]
+    assert json.loads(run("plan cut.pt2 -o -"))["policy"] == "at:after=2"
+
+
+def test_what_is_recomputed_costs_in_each_stage_that_does_so():
+    class Shared(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = (torch.nn.Parameter(torch.ones(4, 4)) for _ in range(2))
+
+        def forward(self, x):
+            weight = self.one @ self.other
+            return torch.tanh(torch.tanh(x @ weight) @ weight)
+
+    program = dni_fx.capture(Shared(), torch.ones(1, 4))
+    whole, cut = (dni_fx.plan(program, plan).sheet for plan in ("at", "at:after=:tanh"))
+    product = 3 * 2 * 4**3
+    assert sum(row.flops for row in cut.stages) == sum(row.flops for row in whole.stages) + product
+
+
+def test_a_plan_of_a_model_asks_for_a_program_and_a_plan_comes_back_with_its_table():
+    model, x = demo.mlp()
+    with pytest.raises(DniError, match="this is a Sequential and no program"):
+        dni_fx.plan(model, "balanced")
+    program = dni_fx.capture(model, (x,))
+    plan = Plan.from_json(dni_fx.plan(program, "at:after=3").to_json())
+    assert str(dni_fx.plan(program, plan)) == str(dni_fx.plan(program, "at:after=3"))
+    with pytest.raises(PlanError, match="belongs to another graph"):
+        dni_fx.plan(program, Plan({"nothing": 0}))

@@ -125,14 +125,14 @@ def run(
 def _planned(opened: Opened, plan: str | None, frontend: str | None, wants_time: bool) -> _Planned:
     """The plan that is asked for, or that a cut model has, and its graph, measured if that is asked."""
     if isinstance(opened.model, Decoupled):
-        gm, call, chosen = _of_cut(opened.model, plan, frontend)
+        gm, call, chosen = _of_cut(opened.model, plan, frontend)  # a file's graph may be another front-end's
     else:
         program = captured(opened, frontend)
         assert program.example is not None
         read = read_plan(plan or verbs.DEFAULT_PLAN)
         chosen = read if isinstance(read, Plan) else verbs.plan(program, read)
         gm, call = verbs.training_graph(program), program.example
-    refuse_misfit(gm, chosen)
+        refuse_misfit(gm, chosen)
     flow = dataflow(gm)
     if wants_time and None in {facts["seconds"] for _, facts in flow.nodes(data=True)}:
         _measure(gm, call)

@@ -155,7 +155,10 @@ def _trial(tree: nn.Module, model: nn.Module, outputs: list[Any], spec: pytree.T
     gradients: list[Tensor | None] = []
     if scalars and learned and not any(out.is_complex() for out in outputs if isinstance(out, Tensor)):
         total = torch.stack([scalar.float() for scalar in scalars]).sum()
-        gradients = gradients_of([total], [torch.ones_like(total)], learned)
+        try:
+            gradients = gradients_of([total], [torch.ones_like(total)], learned)
+        except RuntimeError as error:
+            raise CaptureError(f"its backward pass fails on the example: {first_line(error)}") from error
     return Trial(
         [detached(out) for out in outputs], spec, list(tree.buffers()), _written(tree, model), gradients
     )

@@ -25,10 +25,11 @@ class Balanced(Policy):
     DenseNet) gets the narrowest width at which enough cuts are found.
 
     The costliest stage is the least there is among all plans of this width, as far as `frontiers` finds
-    all cuts: for widths 1 and 2, and for 3 in graphs of up to 600 gradient-carrying values. Of wider cuts it
-    considers those of few values that are above no other, and those that come first in graph order, or in an
-    order that finishes one branch before the next. Only the latter are considered in graphs of more
-    than 12,000 such values, and where more than 2,500 cuts could be part of the best plan, a sample of these.
+    all cuts: for widths 1 and 2, and for 3 in graphs of up to 600 gradient-carrying values, if no more than
+    three branches end in outputs of their own. Of wider cuts it considers those of few values that are above
+    no other, and those that come first in graph order, or in an order that finishes one branch before the
+    next. Only the latter are considered in graphs of more than 12,000 such values, and where more than 2,500
+    cuts could be part of the best plan, a sample of these. A weight recomputed in several stages counts once.
     """
 
     name = "balanced"

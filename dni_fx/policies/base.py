@@ -32,6 +32,15 @@ class Policy(Named):
         """What must have been added to the dataflow: `seconds` if it was measured. Nothing, by default."""
         return frozenset()
 
+    @property
+    def under(self) -> str:
+        """What to say of the constraints in a refusal; nothing where there are none."""
+        given = [
+            f"{name}={'+'.join(items)}" for name in ("together", "avoid") if (items := getattr(self, name))
+        ]
+        given += ["tied=true"] if self.tied else []
+        return f" under {' and '.join(given)}" if given else ""
+
     @abc.abstractmethod
     def choose(self, flow: nx.DiGraph[str]) -> Plan:
         """A stage for every computed value of a dataflow that has the constraints in it."""

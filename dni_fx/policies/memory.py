@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     import networkx as nx
 
 
+_MANY = 1000
+
+
 @dataclass(frozen=True)
 class Memory(Policy):
-    """The fewest stages each of which fits into `limit`, and of those plans the one that sends least.
+    """The fewest stages each of which fits into `limit` by itself, and of those plans what sends least.
 
     A stage holds its parameters `copies` times (themselves, their gradients and Adam's two running means),
     what autograd saves in it at the batch size of the example, and what learns to guess the gradients of the
@@ -46,9 +49,9 @@ class Memory(Policy):
     @override
     def choose(self, flow: nx.DiGraph[str]) -> Plan:
         limit = parse_bytes(self.limit)
-        if self.width < 1 or self.copies < 1:
+        if self.width < 1 or not 1 <= self.copies <= _MANY:
             raise PlanError(
-                f"{self}: at least one value crosses a cut, and a parameter is held once or more."
+                f"{self}: at least one value crosses a cut, and a parameter is held once to {_MANY} times."
             )
         weights, saved = parameters(flow), memory(flow)
         held = {name: self.copies * weights[name] + saved[name] for name in computed(flow)}
@@ -71,10 +74,14 @@ class Memory(Policy):
         return None
 
     def _too_small(self, flow: nx.DiGraph[str], held: dict[str, int]) -> str:
-        most = max(held, key=held.__getitem__)
+        def largest(sizes: dict[str, int]) -> str:
+            most = max(sizes, key=sizes.__getitem__)
+            return f"{show_bytes(sizes[most])} at {flow.nodes[most]['anchor']}"
+
+        prices = {name: flow.nodes[name].get("synthesizer_bytes", 0) for name in carrying(flow)}
         return (
-            f"{self} finds no plan whose stages all fit. The value {flow.nodes[most]['anchor']} alone holds "
-            f"{show_bytes(held[most])} (its parameters {self.copies} times, and what is saved for its "
-            "backward pass), and what is computed together with it or guesses its gradient comes on top. "
-            "Raise the limit, or make the batch of the example smaller."
+            f"{self} finds no plan{self.under} whose stages all fit. The most that one value holds, its "
+            f"parameters {self.copies} times and what is saved for its backward pass, is {largest(held)}; "
+            f"what guesses the gradient of a value takes up to {largest(prices)}. Raise the limit, make the "
+            "batch of the example smaller, or choose a smaller synthesizer."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dni_fx.policies.windows import Line
@@ -42,14 +42,21 @@ class Search:
         self._end = Cut(mask_of(range(len(blocks.names))), blocks.total)
         self._pools: list[dict[int, Cut]] = [{} for _ in range(self._count)]
 
-    def best(self, slack: float) -> list[int] | None:
-        """What lies before each cut of the best sequence found; None if there are too few places to cut."""
+    def best(self, target: int, known: Sequence[Mapping[str, int]] = ()) -> list[int] | None:
+        """What lies before each cut of the best sequence found; None if there are too few places to cut.
+
+        The costliest stage is to cost `target` at most. `known` are sequences to start from: a stage for each
+        carrying value.
+        """
+        for stages in known:
+            for at in range(self._count):
+                names = enumerate(self._blocks.names)
+                self._add(at, [mask_of(block for block, (name, *_) in names if stages[name] <= at)])
         for line in self.lines:
             for at, size in enumerate(line.partition(self._count)):
                 self._add(at, [mask_of(line.order[:size])])
         if (chain := self._chain(None)) is None:
             return None
-        target = int((1 + slack) * self._blocks.total / (self._count + 1))
         limit = self._blocks.total + 1
         while (kept := max(target, chain.worst)) < limit:
             limit = kept

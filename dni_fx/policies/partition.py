@@ -12,7 +12,7 @@ from passes import Plan
 from passes.costs import COSTS
 from passes.cuts import Cuts, Masked, Ordered
 from passes.dataflow import carrying, computed
-from passes.frontiers import Frontier, frontiers
+from passes.frontiers import Frontier, frontiers, working
 from passes.orders import Prefixes, graph_order, lazy_order
 from passes.placement import Placement, plan_of
 
@@ -39,8 +39,7 @@ def cost_of(policy: Policy, flow: nx.DiGraph[str], kind: str) -> dict[str, int]:
     Raises:
         PlanError: there is no such kind of cost, or it is not known of this graph.
     """
-    if kind not in COSTS:
-        raise PlanError(f"{policy}: cost is {', '.join(sorted(COSTS))}, not {kind!r}.")
+    refuse_unknown_cost(policy, kind)
     cost = COSTS[kind](flow)
     if any(cost[name] for name in carrying(flow)):
         return cost
@@ -50,6 +49,16 @@ def cost_of(policy: Policy, flow: nx.DiGraph[str], kind: str) -> dict[str, int]:
 def reads_of(kind: str) -> frozenset[str]:
     """What has to be added to the dataflow before this kind of cost is known."""
     return frozenset({"seconds"} if kind == "time" else ())
+
+
+def refuse_unknown_cost(policy: Policy, kind: str) -> None:
+    """Do nothing if there is such a kind of cost.
+
+    Raises:
+        PlanError: there is none; says which there are.
+    """
+    if kind not in COSTS:
+        raise PlanError(f"{policy}: cost is {', '.join(sorted(COSTS))}, not {kind!r}.")
 
 
 def refuse_impossible(policy: Policy, flow: nx.DiGraph[str], stages: int) -> None:
@@ -132,16 +141,19 @@ def best_plan(
         PlanError: there are not enough cuts, one after another; says where the widest are.
     """
     refuse_impossible(policy, flow, stages)
+    refuse_unknown_cost(policy, kind)
     if stages == 1:
         return plan_of(flow, dict.fromkeys(carrying(flow), 0), str(policy))
     choices = Choices(flow, cost_of(policy, flow, kind), width)
-    while (found := _best(choices, stages - 1)) is None:
+    if stages > len(working(flow)):
+        raise PlanError(_too_many(policy, choices, stages, instead))
+    while (found := best_stages(choices, stages - 1)) is None:
         if not wider or not choices.widen():
             raise PlanError(_too_many(policy, choices, stages, instead))
     return choices.placement.plan(found, str(policy))
 
 
-def _best(choices: Choices, count: int) -> dict[str, int] | None:
+def best_stages(choices: Choices, count: int) -> dict[str, int] | None:
     """A stage for each carrying value, by the best `count` cuts, if there are so many.
 
     The cuts of an order are searched first, which is quick; what is then left to search are cuts that a
@@ -152,6 +164,15 @@ def _best(choices: Choices, count: int) -> dict[str, int] | None:
     found = [_searched(choices, cuts, count, limit, keep) for cuts in choices.cuts()]
     there = [each for each in found if each is not None]
     return min(there, key=lambda each: each[:2])[2] if there else None
+
+
+def cheapest_stages(choices: Choices, count: int, limit: int) -> dict[str, int] | None:
+    """A stage for each carrying value, by the `count` cuts that send least and keep stages within a limit."""
+    for cuts in choices.cuts():
+        few = within(cuts, count, limit).thinned(MOST)
+        if (places := Search(few, choices.sizes, {}).fewest_bytes(count, limit)) is not None:
+            return few.stages(places)
+    return None
 
 
 def _searched(
@@ -220,14 +241,12 @@ def _too_many(policy: Policy, choices: Choices, stages: int, instead: str) -> st
     cuts = max(choices.cuts(), key=len).thinned(MOST)
     places = Search(cuts, choices.sizes, {}).longest()
     names = [" + ".join(flow.nodes[name]["anchor"] for name in cuts.values(at)) for at in places]
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    asked = f"{policy} asks for {stages} stages, and this graph can be cut"
     if not names:
         return (
-            f"{policy} asks for {stages} stages, and this graph can be cut nowhere: there is no place where "
-            f"up to {choices.width} values are all that crosses, with work before and after it. Ask for 1 "
-            f"stage, or {instead}."
+            f"{asked} nowhere{policy.under}: there is no place where up to {choices.width} values are all "
+            f"that crosses, with work before and after it. Ask for 1 stage, or {instead}."
         )
-    return (
-        f"{policy} asks for {stages} stages, and this graph can be cut in {len(names)} places one after "
-        f"another ({shown}). Ask for at most {len(names) + 1}, or {instead}."
-    )
+    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    places = "1 place" if len(names) == 1 else f"{len(names)} places one after another"
+    return f"{asked} in {places}{policy.under} ({shown}). Ask for at most {len(names) + 1}, or {instead}."

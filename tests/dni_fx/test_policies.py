@@ -235,3 +235,43 @@ def test_a_thousand_nodes_take_seconds():
     started = time.process_time()
     assert len(Balanced(8).plan(flow)) == 8
     assert time.process_time() - started < 10
+
+
+class HeadsLast(nn.Module):
+    """A trunk, and then a head on each of its values, the deepest first."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.ModuleList(nn.Linear(8, 8) for _ in range(8))
+        self.heads = nn.ModuleList(nn.Linear(8, 2) for _ in range(8))
+
+    def forward(self, x):
+        found = []
+        for layer in self.trunk:
+            x = torch.tanh(layer(x))
+            found.append(x)
+        return [head(each) for head, each in zip(self.heads, reversed(found), strict=True)]
+
+
+@pytest.mark.parametrize("policy", ["bottleneck:stages=4", "balanced:stages=4,width=2"])
+def test_heads_belong_to_where_they_branch_off_in_whatever_order_they_are_computed(policy):
+    flow = dataflow(traced(HeadsLast(), torch.zeros(2, 8)))
+    by_hand = At(("trunk.1", "trunk.3", "trunk.5")).plan(flow)
+    assert score(flow, stages(flow, parse(policy, POLICIES).plan(flow))) <= score(flow, stages(flow, by_hand))
+
+
+@pytest.mark.parametrize("name", ["balanced", "bottleneck", "min-cut"])
+def test_more_stages_than_there_is_work_are_refused_at_once(name):
+    with pytest.raises(PlanError, match="Ask for at most 3"):
+        parse(f"{name}:stages=1000000000000", POLICIES).plan(dataflow(chain(4, 4, 4, 4)))
+
+
+def test_a_refusal_names_the_constraints():
+    with pytest.raises(PlanError, match=r"1 place under avoid=0\+1 \(2\)"):
+        Balanced(3, avoid=("0", "1")).plan(dataflow(chain(4, 4, 4, 4, 4)))
+
+
+@pytest.mark.parametrize("name", ["balanced", "bottleneck", "min-cut"])
+def test_an_unknown_cost_is_refused_for_one_stage_too(name):
+    with pytest.raises(PlanError, match="cost is flops, parameters, time, not 'bogus'"):
+        parse(f"{name}:stages=1,cost=bogus", POLICIES).plan(dataflow(chain(4, 4)))
