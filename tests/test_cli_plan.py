@@ -94,7 +94,7 @@ def test_the_plan_of_a_file_is_shown_whatever_front_end_made_its_graph(tmp_path)
         tmp_path,
         "normed",
         "def make():\n"
-        "    layers = [nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU()] * 2\n"
+        "    layers = [each for _ in 'ab' for each in (nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU())]\n"
         "    return nn.Sequential(*layers), torch.ones(3, 4)\n",
     )
     run("decouple normed:make --plan at:after=2 -o cut.pt2")
