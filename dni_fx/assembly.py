@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -31,6 +31,9 @@ from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
 from passes import Plan, parse
 from passes.dataflow import dataflow
 from passes.measure import measure
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """An example of what the model is called with: a tensor, positional arguments, or keyword arguments."""
@@ -174,7 +177,7 @@ def cutting_for(
         choice = _synthesizer(synthesizer)
     return Cutting(
         program,
-        policy if isinstance(policy, Plan) else partial(plan_graph, policy, choice),
+        policy if isinstance(policy, Plan) else partial(_plan_graph, policy, choice),
         partial(fill, choice, chosen),
         chosen.classes,
         context,
@@ -185,20 +188,32 @@ def _synthesizer(choice: str | Synthesizer) -> Synthesizer:
     return parse(choice, SYNTHESIZERS) if isinstance(choice, str) else choice
 
 
-def plan_graph(policy: Policy, choice: Choice, gm: fx.GraphModule, leaves: Sequence[Tensor]) -> Plan:
-    """The plan of a policy for an annotated graph, which is measured and priced first if the policy asks.
-
-    A graph that is measured already is not measured again. A long measurement shows a bar on a terminal.
+def measure_shown(gm: fx.GraphModule, leaves: Sequence[Tensor]) -> None:
+    """Measure a graph that has not been; a terminal sees how far that is.
 
     Raises:
-        PlanError: the graph cannot be cut as asked.
+        PreconditionError: a node cannot run by itself.
+    """
+    if all("seconds" in node.meta for node in gm.graph.nodes if node.op != "output"):
+        return
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("measuring", total=None)
+        measure(gm, leaves, observe=lambda done, of: bar.update(task, completed=done, total=of))
+
+
+def flow_for(policy: Policy, choice: Choice, gm: fx.GraphModule, leaves: Sequence[Tensor]) -> nx.DiGraph[str]:
+    """The dataflow of an annotated graph, which is measured and priced first if the policy asks.
+
+    Raises:
         PreconditionError: it is to be measured, and a node cannot run by itself.
     """
-    if "seconds" in policy.reads and any("seconds" not in n.meta for n in gm.graph.nodes if n.op != "output"):
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-            task = bar.add_task("measuring", total=None)
-            measure(gm, leaves, observe=lambda done, of: bar.update(task, completed=done, total=of))
+    if "seconds" in policy.reads:
+        measure_shown(gm, leaves)
     flow = dataflow(gm)
     if "synthesizer" in policy.reads:
         price_all(flow, gm, choice)
-    return policy.plan(flow)
+    return flow
+
+
+def _plan_graph(policy: Policy, choice: Choice, gm: fx.GraphModule, leaves: Sequence[Tensor]) -> Plan:
+    return policy.plan(flow_for(policy, choice, gm, leaves))

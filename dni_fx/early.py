@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from dni_fx.pricing import Price, price
+from dni_fx.pricing import COPIES, Price, price
 from dni_fx.synthesizers import Synthesizer
 from dni_fx.timeline import Timeline, saver
 from passes import BoundarySpec, Plan
@@ -16,9 +16,6 @@ from passes.crossings import crossings, plain_crossings
 
 if TYPE_CHECKING:
     import networkx as nx
-
-_COPIES = 4
-"""A synthesizer's weights, two moments, and the gradient that waits for the next step."""
 
 
 @dataclass
@@ -53,7 +50,7 @@ def early_release(
     leaving = list(crossings(gm, plan, flow))
     prices = [price(synthesizer, spec) for _, spec in leaving]
     stages = _stages(gm, plan, timeline, leaving, prices)
-    peak = held = _COPIES * sum(each.parameter_bytes for each in prices) + _plain(gm, plan, flow)
+    peak = held = COPIES * sum(each.parameter_bytes for each in prices) + _plain(gm, plan, flow)
     waiting = 0
     for stage in stages:
         held += stage.sent + stage.kept

@@ -20,7 +20,7 @@ from passes.watch import Watch
 if TYPE_CHECKING:
     import networkx as nx
 
-_COPIES = 4
+COPIES = 4
 """What learns from a parameter holds it, the gradient that waits, and two running means of Adam."""
 
 
@@ -40,7 +40,7 @@ class Price:
     @property
     def bytes(self) -> int:
         """Memory that training takes: the parameters with their optimizer's state, and what is saved."""
-        return _COPIES * self.parameter_bytes + self.saved_bytes
+        return COPIES * self.parameter_bytes + self.saved_bytes
 
 
 def price(synthesizer: Synthesizer, spec: BoundarySpec) -> Price:

@@ -21,7 +21,7 @@ from dni_fx.assembly import (
     cutting_for,
     example_call,
     example_of,
-    plan_graph,
+    flow_for,
     prepare,
     remember_times,
     trainable,
@@ -80,12 +80,10 @@ def capture(
 def plan(program: Program, policy: str | Policy | Plan = DEFAULT_PLAN) -> Plan:
     """A stage for every value of the program, as the policy chooses; printed, it is a table of its stages.
 
-    A policy that balances time has the program measured on its example, once. One that asks what synthesizers
-    cost is told it of `auto`. A plan comes back with its table.
+    For a policy that balances time the program is measured, once; `auto` is what synthesizers are to cost.
 
     Raises:
-        DniError: this is no program; the graph cannot be cut as asked, which says what is possible.
-        PreconditionError: it is to be measured, and a node cannot run by itself.
+        DniError, PreconditionError: this is no program; it cannot be cut as asked, or not be measured.
         UnknownNameError, SpecError: the text does not name a policy.
     """
     chosen = parse(policy, POLICIES) if isinstance(policy, str) else policy
@@ -94,9 +92,9 @@ def plan(program: Program, policy: str | Policy | Plan = DEFAULT_PLAN) -> Plan:
         PlanError.unless_none("cannot carry out the plan", chosen.problems(gm.graph))
         return described(gm, chosen)
     assert program.example is not None
-    found = plan_graph(chosen, parse("auto", SYNTHESIZERS), gm, program.example.leaves)
+    flow = flow_for(chosen, parse("auto", SYNTHESIZERS), gm, program.example.leaves)
     remember_times(program, gm)
-    return described(gm, found)
+    return described(gm, chosen.plan(flow), flow)
 
 
 @capturing()

@@ -8,9 +8,8 @@ opaque module are all seen alike.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,8 +20,8 @@ from typing_extensions import override
 
 from passes.errors import PreconditionError
 from passes.one_step import OneStep
+from passes.parts import OverParts, copied_parts
 from passes.replay import run_backward
-from passes.shell import shell
 from passes.switches import switches_kept
 from passes.watch import Watch
 
@@ -115,20 +114,6 @@ def _without_reports() -> Generator[None]:
         log.setLevel(level)
 
 
-def copied_parts(gm: fx.GraphModule, copied: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """Copies of the modules, parameters and buffers that nodes refer to, by target."""
-    held: dict[str, Any] = {}
-    holder = nn.Module()
-    for node in gm.graph.nodes:
-        if node.op in {"call_module", "get_attr"}:
-            found = functools.reduce(getattr, str(node.target).split("."), cast("Any", gm))
-            part = vars(holder)["_modules"] if isinstance(found, nn.Module) else held
-            part[str(node.target)] = found
-    vars(holder)["held"] = held  # no child and no parameter: names with dots are refused there
-    found = vars(shell(holder, copied))
-    return {**found["_modules"], **found["held"]}
-
-
 def _faked(tensor: Tensor, fake: FakeTensorMode) -> Tensor:
     leaf = tensor if tensor.is_leaf else tensor.detach()  # fake copies look at `.grad`, which then warns
     copied = cast("Tensor", fake.from_tensor(leaf))
@@ -143,13 +128,11 @@ def _like(tensor: Tensor, copied: Tensor) -> Tensor:
     return copied if tensor.is_leaf else copied.clone()
 
 
-class _Interpreter(fx.Interpreter):
+class _Interpreter(OverParts):
     """Runs a graph over fake parts and notes sizes; `watch` notes the rest."""
 
     def __init__(self, gm: fx.GraphModule, parts: Mapping[str, Any], watch: Watch | None) -> None:
-        super().__init__(gm, garbage_collect_values=False)  # a freed storage's address names another one
-        self.extra_traceback = False
-        self.parts = parts
+        super().__init__(gm, parts, keeps=True)  # a freed storage's address names another one
         self.watch = watch
         self.sizes: dict[fx.Node, Sizes] = {}
 
@@ -193,14 +176,6 @@ class _Interpreter(fx.Interpreter):
             return getattr(self, node.op)(node.target, *arguments)
 
         return run_backward(run, self.fetch_args_kwargs_from_env(node), parameters)
-
-    @override
-    def fetch_attr(self, target: str) -> Any:
-        return self.parts[target]
-
-    @override
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self.parts[target](*args, **kwargs)
 
 
 def _refusal(node: fx.Node, error: Exception) -> str:

@@ -49,8 +49,6 @@ COSTS: Mapping[str, Callable[[nx.DiGraph[str]], dict[str, int]]] = {
 """The kinds of cost that a plan can balance."""
 
 _COLUMNS = ("module", "flops", "backward_flops", "seconds", "parameter_bytes", "saved", "bytes")
-
-
 _PRICES = ("synthesizer_flops", "synthesizer_bytes")
 
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from passes.dataflow import carrying
 from passes.frontiers import Frontier, working
+from passes.masks import mask_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,8 +74,8 @@ class Masked(Cuts):
     ) -> None:
         flow = placement.flow
         works = set(working(flow))
-        mask = sum(1 << at for at, name in enumerate(carrying(flow)) if name in works)
         self.names = carrying(flow)
+        mask = mask_of(at for at, name in enumerate(self.names) if name in works)
         self.found = sorted(frontiers, key=lambda cut: (cut.inside.bit_count(), cut.inside))
         self.cost = placement.costs_before([cut.inside for cut in self.found], cost)
         self.work = np.array([(cut.inside & mask).bit_count() for cut in self.found], dtype=np.int64)

@@ -17,9 +17,9 @@ from torch import Tensor, fx, nn
 from torch.autograd.graph import get_gradient_edge
 from typing_extensions import override
 
-from passes.annotate_shapes import copied_parts
 from passes.branches import BranchError
 from passes.errors import PreconditionError
+from passes.parts import OverParts, copied_parts
 from passes.switches import switches_kept
 from passes.values import value_of
 
@@ -80,13 +80,11 @@ class Clock:
         return time.perf_counter()
 
 
-class _Measuring(fx.Interpreter):
+class _Measuring(OverParts):
     """Runs a graph. The tensors that it hands on have no history, and need a gradient where they did."""
 
     def __init__(self, gm: fx.GraphModule, clock: Clock) -> None:
-        super().__init__(gm)
-        self.extra_traceback = False
-        self.parts = copied_parts(gm, lambda tensor: tensor.detach().clone())
+        super().__init__(gm, copied_parts(gm, lambda tensor: tensor.detach().clone()))
         self.clock = clock
         self.start = _start_of_backward(clock)
         self.times: defaultdict[fx.Node, list[float]] = defaultdict(list)
@@ -97,14 +95,6 @@ class _Measuring(fx.Interpreter):
             return self._measured(n) if n.op.startswith("call") else _mapped(_leaf, super().run_node(n))
         except Exception as error:
             raise PreconditionError(_refusal(n, error)) from error
-
-    @override
-    def fetch_attr(self, target: str) -> Any:
-        return self.parts[target]
-
-    @override
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self.parts[target](*args, **kwargs)
 
     def _measured(self, node: fx.Node) -> Any:
         """The value of a node for those who read it, after its time has been taken."""

@@ -13,12 +13,13 @@ from dni_fx.cli import options
 from dni_fx.cli.models import Opened, captured, cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.cli.output import say_json, say_table
+from dni_fx.crossing import crossing
 from dni_fx.decoupled import Decoupled
 from dni_fx.describe import count, history_of, plan_of
 from dni_fx.errors import CaptureError
 from dni_fx.modes import eval_mode
 from dni_fx.program import Program
-from dni_fx.sheet import Sheet, crossing, sheet_of
+from dni_fx.sheet import Sheet, sheet_of
 
 NAME = "inspect"
 EXAMPLE = "dni-fx inspect dni_fx.demo:mlp"

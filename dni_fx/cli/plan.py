@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from torch import fx
 
 from dni_fx import verbs
+from dni_fx.assembly import measure_shown
 from dni_fx.budget import OPTIMIZERS, Budget, budget_of
 from dni_fx.calls import Call
 from dni_fx.cli import options
@@ -31,7 +29,6 @@ from passes import Plan, parse
 from passes.bytes import parse_bytes
 from passes.costs import node_table
 from passes.dataflow import dataflow
-from passes.measure import measure
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -133,10 +130,9 @@ def _planned(opened: Opened, plan: str | None, frontend: str | None, wants_time:
         chosen = read if isinstance(read, Plan) else verbs.plan(program, read)
         gm, call = verbs.training_graph(program), program.example
         refuse_misfit(gm, chosen)
+    if wants_time:
+        measure_shown(gm, call.leaves)
     flow = dataflow(gm)
-    if wants_time and None in {facts["seconds"] for _, facts in flow.nodes(data=True)}:
-        _measure(gm, call)
-        flow = dataflow(gm)
     return _Planned(gm, flow, chosen, sheet_of(gm, chosen, flow))
 
 
@@ -151,12 +147,6 @@ def _of_cut(cut: Decoupled, plan: str | None, frontend: str | None) -> tuple[fx.
     call = cutting_of(cut).program.example
     assert call is not None
     return gm, call, plan_of(cut)
-
-
-def _measure(gm: fx.GraphModule, call: Call) -> None:
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("measuring", total=None)
-        measure(gm, call.leaves, observe=lambda done, of: bar.update(task, completed=done, total=of))
 
 
 def _write(planned: _Planned, output: Path | None, picture: Path | None) -> list[Path]:

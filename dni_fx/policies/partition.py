@@ -94,7 +94,8 @@ class Choices:
             for order in (lazy_order, graph_order)
         ]
         self.sizes = {name: int(flow.nodes[name]["bytes"]) for name in carrying(flow)}
-        self._narrow = self._frontiers()
+        self._narrow: list[Frontier] | None = None
+        self._cuts = self._found()
 
     def chains(self) -> list[Ordered]:
         """The cuts of each order."""
@@ -102,29 +103,30 @@ class Choices:
 
     def cuts(self) -> list[Cuts]:
         """The lists of cuts to search: one with all there are or, for a large graph, one for each order."""
-        chains = self.chains()
-        if self._is_large:
-            return list(chains)
-        found = {cut.inside: cut for chain in chains for cut in chain.frontiers()}
-        found |= {cut.inside: cut for cut in self._narrow}
-        return [Masked(self.placement, list(found.values()), self.cost, self.total)]
+        return self._cuts
 
     def widen(self) -> bool:
         """Admit cuts of the next width that there are any of. Returns whether there is one."""
+        wider = [int(each) for order in self._orders for each in order.width if each > self.width]
+        if self.width >= _WIDEST_EVERYWHERE and not wider:
+            return False
         if self.width < _WIDEST_EVERYWHERE:
             self.width += 1
-            self._narrow = self._frontiers()
-            return True
-        wider = [int(each) for order in self._orders for each in order.width if each > self.width]
-        self.width = min(wider, default=self.width)
-        return bool(wider)
+            self._narrow = None
+        else:
+            self.width = min(wider)
+        self._cuts = self._found()
+        return True
 
-    @property
-    def _is_large(self) -> bool:
-        return len(self.sizes) > LARGE
-
-    def _frontiers(self) -> list[Frontier]:
-        return [] if self._is_large else frontiers(self.flow, self.width)
+    def _found(self) -> list[Cuts]:
+        chains = self.chains()
+        if len(self.sizes) > LARGE:
+            return list(chains)
+        if self._narrow is None:
+            self._narrow = frontiers(self.flow, self.width)
+        found = {cut.inside: cut for chain in chains for cut in chain.frontiers()}
+        found |= {cut.inside: cut for cut in self._narrow}
+        return [Masked(self.placement, list(found.values()), self.cost, self.total)]
 
 
 def best_plan(

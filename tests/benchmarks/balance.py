@@ -14,13 +14,10 @@ as many stages, of the narrowest cuts that have.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
 import statistics
 import sys
 import time
-import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import accumulate
@@ -42,6 +39,7 @@ from passes import Plan
 from passes.costs import flops, parameters
 from passes.dataflow import carrying, computed, dataflow, precedence
 from tests.optimum import DownSets
+from tests.silence import silence
 from tests.zoo.checks import Subject, subjects
 
 MOST = 100_000
@@ -259,7 +257,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=4)
     options = parser.parse_args()
     rows: list[Row] = []
-    with _silence(), Progress(console=Console(stderr=True), transient=True) as bar:
+    with silence(), Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         for subject in chosen(options.names):
             bar.update(task, description=subject.name)
@@ -273,15 +271,6 @@ def main() -> None:
     console.print(table(rows))
     for remark in remarks(rows):
         console.print(remark)
-
-
-@contextlib.contextmanager
-def _silence() -> Generator[None]:
-    logging.disable(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,13 @@ model, and the medians over the models that all policies can cut. `resnet20` is 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import itertools
-import logging
 import math
 import statistics
 import sys
 import time
-import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
@@ -37,6 +34,7 @@ from dni_fx.assembly import cut_graph
 from dni_fx.errors import DniError
 from dni_fx.stage import Stage
 from passes import GraphError
+from tests.silence import silence
 from tests.zoo.checks import subjects
 
 POLICIES = (
@@ -228,7 +226,7 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), metavar="TEXT")
     options = parser.parse_args()
     found: dict[str, dict[str, Cut | str]] = {}
-    with _silence(), Progress(console=Console(stderr=True), transient=True) as bar:
+    with silence(), Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         for name, model in models(options.names):
             bar.update(task, description=name)
@@ -253,15 +251,6 @@ def main() -> None:
                 console.print(f"{name}, {policy}: stages of {times} ms")
     for one, other in itertools.pairwise(options.policies):
         console.print(wins(found, other, one))
-
-
-@contextlib.contextmanager
-def _silence() -> Generator[None]:
-    logging.disable(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from torch import nn
 
 import dni_fx
 from dni_fx import verbs
-from dni_fx.sheet import crossing, described, sheet_of
+from dni_fx.crossing import crossing
+from dni_fx.sheet import described, sheet_of
 from dni_fx.table import shorten, show_table
 from passes import Anchor, Pipeline, Plan, boundaries
 from passes.crossings import crossings, plain_crossings

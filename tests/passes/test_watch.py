@@ -1,10 +1,12 @@
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensor
 
 from passes.annotate_shapes import annotate
 from passes.values import value_of
@@ -132,3 +134,16 @@ def test_regions_without_gradients_in_an_exported_graph_are_seen_through() -> No
     annotate(gm, [torch.zeros(4, 3)])
     assert last(gm).dims == ("b", 3)
     assert sum(value_of(node).flops for node in gm.graph.nodes) == 2 * 2 * 4 * 3 * 3
+
+
+def fake_tensors():
+    gc.collect()
+    return sum(type(each) is FakeTensor for each in gc.get_objects())
+
+
+def test_no_fake_tensor_outlives_the_annotation():
+    """Autograd's graph held what looked at it, which held tensors of that graph."""
+    before = fake_tensors()
+    gm = fx.symbolic_trace(nn.Sequential(*(each for _ in range(20) for each in (nn.Linear(4, 4), nn.Tanh()))))
+    annotate(gm, [torch.zeros(2, 4)])
+    assert fake_tensors() == before

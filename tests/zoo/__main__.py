@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from tests.silence import silence
 from tests.zoo.checks import FAMILIES, Row, Subject, examine, subjects
 from tests.zoo.table import summary, table_of, write
 
@@ -74,23 +72,13 @@ def _examined(chosen: Sequence[Subject], plan: str, stages: int) -> list[Row]:
     """A row for each; a terminal sees which one is at work."""
     rows: list[Row] = []
     shown = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with shown, _silence():
+    with shown, silence():
         task = shown.add_task("", total=len(chosen))
         for subject in chosen:
             shown.update(task, description=subject.name)
             rows.append(examine(subject, plan, stages))
             shown.advance(task)
     return rows
-
-
-@contextlib.contextmanager
-def _silence():
-    """Inside, what libraries say of their own internals is not heard; what fails is in the rows."""
-    logging.disable(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":
