@@ -157,6 +157,7 @@ def _oracle(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
 def _scaling(ours: Decoupled, graph: CutGraph, call: Call) -> Check:
     """Multiply the loss: gradients of stages that do not make an output must not notice."""
     name = "scaling the loss changes no earlier gradient"
+    cutting_of(ours).step.takes_turns = False
     if exact := [name for name, dni in dnis(ours).items() if dni.mix]:
         return Check(name, True, f"not asked of {', '.join(exact)}: the true gradient is mixed in")
     touched = {n for stage in graph.road.stages if not stage.is_releasable for n in stage.named_parameters()}
@@ -181,7 +182,7 @@ def _stir(dni: DNI) -> None:
     with torch.no_grad():
         for parameter in dni.learner.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
-        dni.get_buffer("mean_square").fill_(1)
+        dni.scale.get_buffer("mean_square").fill_(1)
 
 
 def _keys(cut: Decoupled) -> Check:

@@ -33,12 +33,13 @@ from passes.mark_boundaries import MarkBoundaries
 from passes.placement import refit
 from passes.split_stages import split_stages
 from passes.switches import switches_kept
+from passes.values import value_of
 
 _T = TypeVar("_T")
 
 
 class Interfaces(nn.Module):
-    """Holds the DNIs of a model by the names of their boundaries.
+    """Holds the DNIs of a model by the names of their boundaries, and counts their steps.
 
     State that is loaded before the boundary is there waits for it.
     """
@@ -46,6 +47,16 @@ class Interfaces(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._waiting: dict[str, Tensor] = {}
+        self._number: int | None = None
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long, device="cpu"))
+
+    def count(self) -> int:
+        """One more step has begun; returns how many there are."""
+        if self._number is None:
+            self._number = int(self.get_buffer("steps"))
+        self._number += 1
+        self.get_buffer("steps").fill_(self._number)
+        return self._number
 
     def settle(self, name: str) -> None:
         """Load what waited for the boundary that has just been filled."""
@@ -56,15 +67,20 @@ class Interfaces(nn.Module):
 
     @override
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         destination |= {f"{prefix}{key}": value for key, value in self._waiting.items()}
 
     @override
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        self._number = None
         if dict(self.named_children()):
             return super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._waiting |= {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        mine = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        if "steps" in mine:
+            self.get_buffer("steps").copy_(mine.pop("steps"))
+        self._waiting |= mine
         return None
 
 
@@ -154,7 +170,7 @@ class Cutting:
         refuse_transforms(tree)
 
         def run(graph: CutGraph) -> Any:
-            self.begin(call, context)
+            self.begin(call, context, graph)
             values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
             if graph.road.split.in_order:
                 outputs = run_stages(graph.road, values, self.filled())
@@ -192,8 +208,9 @@ class Cutting:
                     ) from error
                 ways = (*graph.capture.ways[: error.index], error.found)
 
-    def begin(self, call: Call, context: Any) -> None:
+    def begin(self, call: Call, context: Any, graph: CutGraph) -> None:
         """Start a training step: the learners take the update that waits, and hear of the new batch."""
+        self.step.stages = len(graph.road.stages)
         if context is None and self.context:
             named = call.named()
             if self.context not in named:
@@ -208,6 +225,7 @@ class Cutting:
 
     def start(self, batch: int, context: Tensor | None) -> None:
         """The learners take the update that waits, and hear of the new batch and its context."""
+        self.step.number = self.interfaces.count()
         for dni in self.filled().values():
             if dni.optimizer is not None:
                 # Who freezes a model means the model, not what learns to guess.
@@ -243,7 +261,7 @@ class Cutting:
             doing = f"cannot cut this graph by the plan{late}"
             PlanError.unless_none(doing, self.plan.problems(captured.graph))
         plan = refit(self.plan, dataflow(captured)) if self.graphs or self.was_cut else self.plan
-        marked = Pipeline((MarkBoundaries(plan, self._classes(capture)),)).run(captured)
+        marked = Pipeline((MarkBoundaries(plan, *self._classes(capture)),)).run(captured)
         specs = tuple(spec for _, spec in boundaries(marked))
         self._fill(tree, specs)
         if self.program.example is None:
@@ -255,14 +273,13 @@ class Cutting:
         self.was_cut = False  # from here on, a plan that does not fit is told
         return made
 
-    def _classes(self, capture: Capture) -> int:
-        """How many classes a context can have: as many as the model's only, or first, output has features."""
-        if self.classes:
-            return self.classes
+    def _classes(self, capture: Capture) -> tuple[int, int]:
+        """How many classes a context can have, and how many features the model's first output has."""
         outputs = next(iter(reversed(capture.graph.nodes))).all_input_nodes
-        shapes = [node.meta["value"].shape for node in outputs if node.meta["value"].requires_grad]
-        last = [shape[-1] for shape in shapes if shape is not None and len(shape) > 1]
-        return last[0] if last and last[0] <= _MANY else 0
+        values = [value_of(node) for node in outputs]
+        sizes = [v.shape[v.feature_dim] for v in values if v.requires_grad and v.shape and len(v.shape) > 1]
+        first = next(iter(sizes), 0)
+        return self.classes or (first if first <= _MANY else 0), first
 
     def _fill(self, tree: nn.Module, specs: tuple[BoundarySpec, ...]) -> None:
         filled = self.filled()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,12 @@ def gradients_of(
     finally:
         for tensor, gradient in zip(wanted, before, strict=True):
             tensor.grad = gradient
+
+
+def added(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The sum of the gradients that there are; None where there is none."""
+    there = [part for part in parts if part is not None]
+    return functools.reduce(torch.add, there) if there else None
 
 
 _MOST = 10_000

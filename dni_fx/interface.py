@@ -11,11 +11,19 @@ from passes import Named, Registry, SpecError
 class Interface(Named):
     """How a synthetic gradient is used, and how its synthesizer learns.
 
-    `mix` is the paper's lambda: 0 sends the synthetic gradient up, 1 the true one. `scale` multiplies the
-    synthetic one. For the first `warmup` times that a true gradient arrives, it goes up as it is. `clip`
-    bounds each element of a synthetic gradient, in units of the boundary's root mean square; 0 is no
-    bound. `lr` is the learning rate of the synthesizer's own Adam; at 0 there is
-    none, and an optimizer of the user finds the gradients on the parameters (`dni_fx.parameter_groups`).
+    `mix` is the paper's lambda: 0 sends the synthetic gradient up, 1 the true one. For the first `warmup`
+    times that a true gradient arrives, it goes up as it is; over the next `fade` times the mix falls in a
+    straight line from 1 to `mix`. `scale` multiplies the synthetic gradient, and `clip` bounds each element
+    of it, in units of the boundary's root mean square; 0 is no bound.
+
+    With a `window` of two or more, boundaries take turns: in each step every `window`-th one is cut and the
+    others pass the true gradient, so that many stages train on it together, and on other cuts
+    in the next step. 1 is every cut in every step; 0 leaves it to the synthesizer, which is 1 for most.
+
+    The synthesizer's own optimizer is Adam, with the learning rate `lr`, `beta1`, `beta2`, and `decay` of the
+    weights as in AdamW; at `lr=0` there is none, and an optimizer of the user finds the gradients on the
+    parameters (`dni_fx.parameter_groups`). After `guard` steps in which the guesses pointed away from the
+    truth, or one of both was not finite, the boundary passes true gradients from then on; 0 is no guard.
     `classes` is how many classes `dni_context` can hold; 0 reads it off the model's output.
     """
 
@@ -24,16 +32,33 @@ class Interface(Named):
     mix: float = 0.0
     scale: float = 1.0
     warmup: int = 0
+    fade: int = 0
+    window: int = 0
     clip: float = 0.0
     lr: float = 3e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    decay: float = 0.0
+    guard: int = 100
     classes: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.mix <= 1:
             raise SpecError(f"mix is between 0 (synthetic) and 1 (true), not {self.mix}.")
-        for field in ("scale", "warmup", "clip", "lr", "classes"):
-            if getattr(self, field) < 0:
+        for field in ("scale", "warmup", "fade", "window", "clip", "lr", "decay", "guard", "classes"):
+            if not getattr(self, field) >= 0:
                 raise SpecError(f"{field} is 0 or more, not {getattr(self, field)}.")
+        for field in ("beta1", "beta2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise SpecError(f"{field} is 0 or more and below 1, not {getattr(self, field)}.")
+
+    def mix_after(self, seen: int) -> float:
+        """The part of the true gradient in what goes up after so many true gradients have arrived."""
+        if seen < self.warmup:
+            return 1.0
+        if seen < self.warmup + self.fade:
+            return 1 - (1 - self.mix) * (seen - self.warmup) / self.fade
+        return self.mix
 
 
 INTERFACES: Registry[type[Interface]] = Registry("interface", {"dni": Interface})

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from dni_fx.interface import Interface
+
 
 class Adam(nn.Module):
     """Adam whose state are buffers: it moves, is saved and is copied with the module that it serves.
@@ -19,9 +21,9 @@ class Adam(nn.Module):
         Kingma and Ba 2015, https://arxiv.org/abs/1412.6980; the update is `torch.optim.adam.adam`.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: Interface) -> None:
         super().__init__()
-        self.lr = lr
+        self.settings = settings
         parameters = list(parameters)
         self.size = len(parameters)
         for i, parameter in enumerate(parameters):
@@ -53,13 +55,14 @@ class Adam(nn.Module):
             # The update counts in place, one counter a parameter.
             [counter := self.steps] + [self.steps.clone() for _ in range(self.size - 1)],
             amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self.lr,
-            weight_decay=0.0,
+            beta1=self.settings.beta1,
+            beta2=self.settings.beta2,
+            lr=self.settings.lr,
+            weight_decay=self.settings.decay,
             eps=1e-8,
             maximize=False,
             foreach=False,
+            decoupled_weight_decay=True,
         )
         assert counter is self.steps
         for total in self._all("pending"):

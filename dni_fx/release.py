@@ -1,17 +1,18 @@
-"""Early release: a stage runs backward as soon as it has run forward.
+"""Early release: a segment of stages runs backward as soon as it has run forward.
 
-With mix = 0 the gradient of everything that a stage sends on is known when it has run: its
+With mix = 0 the gradient of everything that a segment sends on is known when it has run: its
 synthesizers guess it from the values. So its backward pass need not wait, and its activations are
-freed before the next stage starts. The gradients of its parameters wait here and arrive at
-`loss.backward()`, where the user's loop expects them. This file and `dni.py` are the two that
-bend autograd.
+freed before the next segment starts. Most segments are one stage. The gradients of its parameters
+wait here and arrive at `loss.backward()`, where the user's loop expects them. This file and `dni.py`
+are the two that bend autograd.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,51 +20,47 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dni_fx.dni import DNI
-from dni_fx.gradients import gradients_of
-from dni_fx.stage import Road, Stage, carries_gradient, detached
+from dni_fx.gradients import added, gradients_of
+from dni_fx.segments import Leaving, Segment, segments
+from dni_fx.stage import Road, detached
 from dni_fx.step import Synthesis
 
 
 @dataclass
 class _Run:
-    """What passes between the stage and the autograd node that stands for it."""
+    """What passes between the segment and the autograd node that stands for it."""
 
-    stage: Stage
-    dnis: Sequence[DNI]
-    reads: list[Any]
-    live: list[int]
-    written: dict[str, Any]
-    syntheses: list[Synthesis]
+    segment: Segment
+    dnis: Mapping[str, DNI]
+    values: dict[str, Any]
+    live: list[str]
+    leaving: list[str] = field(default_factory=list[str])
+    syntheses: list[Synthesis] = field(default_factory=list[Synthesis])
 
 
-def release(stage: Stage, values: Mapping[str, Any], dnis: Sequence[DNI]) -> dict[str, Any]:
-    """Run a stage forward and at once backward; returns what it writes, boundaries included.
+def release(segment: Segment, values: Mapping[str, Any], dnis: Mapping[str, DNI]) -> dict[str, Any]:
+    """Run a segment forward and at once backward; returns what it writes, boundaries included.
 
-    `dnis` fill the stage's boundaries, in the order of `stage.crossings`, and send synthetic gradients
-    alone. The one backward pass of the loss then brings the stage's gradients to its parameters and
-    the true gradients to its DNIs.
+    The one backward pass of the loss then brings the segment's gradients to its parameters and the true
+    gradients to the DNIs through which it leaves.
     """
-    reads = stage.reads(values)
-    live = [i for i, value in enumerate(reads) if carries_gradient(value)]
-    parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    run = _Run(stage, dnis, reads, live, {}, [])
-    crossing = _Release.apply(run, len(live), *[reads[i] for i in live], *parameters)
-    run.reads = []
-    return run.written | dict(zip(stage.crossings, crossing, strict=True))
+    live = segment.read_live(values)
+    run = _Run(segment, dnis, dict(values), live)
+    crossing = _Release.apply(run, len(live), *[values[name] for name in live], *segment.parameters())
+    written = {name: detached(value) for name, value in run.values.items() if name not in values}
+    run.values = {}
+    return written | dict(zip(run.leaving, crossing, strict=True))
 
 
 def run_stages(road: Road, values: dict[str, Any], dnis: Mapping[str, DNI]) -> list[Any]:
-    """Run stage after stage; each runs backward at once where its gradient is known by then."""
-    for stage, drops in zip(road.stages, road.drops, strict=True):
-        mine = [dnis[name] for name in stage.crossings]
-        if stage.may_run_early(values) and all(dni.mix == 0 for dni in mine):
-            values |= release(stage, values, mine)
+    """Run stage after stage; each segment runs backward at once where its gradient is known by then."""
+    for segment in segments(road, dnis):
+        if segment.may_run_early(values):
+            values |= release(segment, values, dnis)
+            for name in itertools.chain.from_iterable(segment.drops):
+                values.pop(name, None)
         else:
-            values |= stage.run(stage.reads(values))
-            for name, dni in zip(stage.crossings, mine, strict=True):
-                values[name] = dni(values[name])
-        for name in drops:
-            values.pop(name, None)
+            segment.run(values, dnis)
     return road.result(values)
 
 
@@ -87,30 +84,35 @@ _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks  # py
 class _Release(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Run, inputs: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        segment, leaving = run.segment, Leaving()
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors[:inputs]]
+        run.values |= zip(run.live, leaves, strict=True)
         with torch.enable_grad():
-            leaves = [tensor.detach().requires_grad_() for tensor in tensors[:inputs]]
-            for i, leaf in zip(run.live, leaves, strict=True):
-                run.reads[i] = leaf
-            written = run.stage.run(run.reads)
-        leaving = [written.pop(name) for name in run.stage.crossings]
-        run.written = {name: detached(value) for name, value in written.items()}
-        below = [value.detach() for value in leaving]
-        run.syntheses = [dni.synthesize((value,)) for dni, value in zip(run.dnis, below, strict=True)]
+            segment.run(run.values, run.dnis, leaving)
+        run.leaving = list(leaving.values)
+        dnis = [run.dnis[name] for name in run.leaving]
+        sent, below = list(leaving.values.values()), list(leaving.below.values())
+        detached_below = [(value.detach(),) for value in below]
+        run.syntheses = [dni.synthesize(values) for dni, values in zip(dnis, detached_below, strict=True)]
         upward = [
-            dni.upward(synthesis, (value,), (None,), 0)[0]
-            for dni, synthesis, value in zip(run.dnis, run.syntheses, below, strict=True)
+            dni.upward(synthesis, values, (None,), 0)[0]
+            for dni, synthesis, values in zip(dnis, run.syntheses, detached_below, strict=True)
         ]
         ctx.run = run
         ctx.set_materialize_grads(False)
-        ctx.gradients = _backward(leaving, upward, [*leaves, *tensors[inputs:]], run.stage.may_reenter)
-        return tuple(below)
+        inner = below if len(segment.stages) > 1 else []  # readers of the same segment answer here already
+        wanted = [*leaves, *inner, *tensors[inputs:]]
+        found = _backward(sent, upward, wanted, segment.may_reenter)
+        ctx.inner = found[len(leaves) : len(leaves) + len(inner)] or [None] * len(below)
+        ctx.gradients = [*found[: len(leaves)], *found[len(leaves) + len(inner) :]]
+        return tuple(value for (value,) in detached_below)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *true: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         run: _Run = ctx.run
-        for dni, synthesis, gradient in zip(run.dnis, run.syntheses, true, strict=True):
-            dni.regress(synthesis, (gradient,))
+        for name, synthesis, *parts in zip(run.leaving, run.syntheses, true, ctx.inner, strict=True):
+            run.dnis[name].regress(synthesis, (added(parts),))
         gradients, ctx.gradients = ctx.gradients, None
         return None, None, *gradients
 

@@ -55,14 +55,16 @@ class Stage:
     @property
     def is_releasable(self) -> bool:
         """Whether its gradients depend on nothing but what its boundaries send: no output of the model."""
-        return bool(self.code.part.crossings) and not self.code.part.outputs
+        return bool(self.crossings) and not self.has_outputs
 
-    def may_run_early(self, values: Mapping[str, Any]) -> bool:
-        """Whether it may run backward before the rest of the model runs forward.
+    @property
+    def has_outputs(self) -> bool:
+        """Whether it makes an output of the model that carries a gradient."""
+        return bool(self.code.part.outputs)
 
-        What it writes to a tensor of the caller, who wants a gradient for it, is part of the caller's graph.
-        """
-        return self.is_releasable and not any(carries_gradient(values[name]) for name in self._written)
+    def writes_to_callers(self, values: Mapping[str, Any]) -> bool:
+        """Whether it writes to one of these values that the caller wants a gradient for."""
+        return any(carries_gradient(values.get(name)) for name in self._written)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that the stage reads, by their names in the model; tied ones once."""
@@ -84,11 +86,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Road:
-    """The stages of one graph in order, and how the model's result is put together from their values."""
+    """The stages of one graph in order, and how the model's result is put together from their values.
+
+    `drops` are the values that each stage is the last to read; `last_readers` says which stage is the last to
+    read what crosses a boundary.
+    """
 
     stages: tuple[Stage, ...]
     split: Split
     drops: tuple[tuple[str, ...], ...]
+    last_readers: Mapping[str, int]
 
     def result(self, values: Mapping[str, Any]) -> list[Any]:
         """The flat list of the model's outputs."""
@@ -107,7 +114,9 @@ def road(tree: nn.Module, split: Split) -> Road:
     drops: list[list[str]] = [[] for _ in stages]
     for name, at in last.items():
         drops[at].append(name)
-    return Road(stages, split, tuple(map(tuple, drops)))
+    crossings = {name for part in split.parts for name in part.crossings}
+    readers = {name: part.index for part in split.parts for name in part.reads if name in crossings}
+    return Road(stages, split, tuple(map(tuple, drops)), readers)
 
 
 def shared_parameters(stages: tuple[Stage, ...]) -> dict[str, tuple[int, ...]]:

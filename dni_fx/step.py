@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +17,10 @@ class Step:
     `context` is what the synthesizers may see beside the value. `batch` is the batch size of the input,
     `gradient_scale` what the user's loop multiplies its loss by. `exact` sends true gradients up
     everywhere. With `record`, DNIs keep how well they guessed. `clock` counts the steps of compiled code.
+
+    `number` counts steps and `stages` the stages of the graph that runs; with `takes_turns`, boundaries
+    that have a window are cut in turn. `tells_loss` says that whoever runs the step tells the loss before
+    its backward pass.
     """
 
     context: Tensor | None = None
@@ -22,17 +28,39 @@ class Step:
     gradient_scale: float = 1.0
     exact: bool = False
     record: bool = False
+    number: int = 0
+    stages: int = 0
+    takes_turns: bool = True
+    tells_loss: bool = False
     clock: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long, device="cpu"), repr=False)
+
+    @contextmanager
+    def telling_loss(self) -> Generator[None]:
+        """Inside, learners may count on being told the loss."""
+        self.tells_loss = True
+        try:
+            yield
+        finally:
+            self.tells_loss = False
 
 
 @dataclass
 class Synthesis:
-    """One guess: per-sample gradients, the units that they are in, and what they were made for."""
+    """One guess: per-sample gradients, the units that they are in, and what they were made for.
+
+    `learned` holds what each parameter of the learner is to learn from this guess whatever the truth is,
+    and `loss` what the learner thinks the loss is.
+    """
 
     gradients: tuple[Tensor, ...]
     units: Tensor
+    natural: bool
     objective: Tensor | None
+    learned: Sequence[Tensor | None] | None
+    loss: Tensor | None
+    context: Tensor | None
     batch: int
     gradient_scale: float
     record: bool
+    mix: float
     fired: bool = field(default=False)

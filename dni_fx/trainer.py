@@ -138,8 +138,8 @@ def _epoch(
             outcome = worker.step(args, kwargs, target, target if labels_as_context else None)
             _note(means, outcome, target, metrics, _size(args, kwargs))
             for name, dni in dnis(cut).items():
-                if dni.cosine is not None:
-                    cosines.add(name, dni.cosine, 1)
+                if dni.diagnosis is not None:
+                    cosines.add(name, dni.diagnosis.cosine, 1)
             steps += 1
             tick(**({"said": f"loss {float(outcome.loss):.4f}"} if steps % 10 == 1 else {}))
     finally:

@@ -37,7 +37,9 @@ class BoundarySpec:
 
     Several values are synthesized jointly (an LSTM's h and c). `delay` is 1 for state carried
     to the next step; boundaries of one `group` share a synthesizer. `classes` is how many
-    classes a context of integer labels can have, 0 where that is not known.
+    classes a context of integer labels can have, 0 where that is not known or too many to prepare for
+    unasked. `outputs` is how many features the first output of the model has, and `cost` the
+    floating-point operations of the forward pass of the stage that makes the values; 0 if not known.
     """
 
     name: str
@@ -48,6 +50,8 @@ class BoundarySpec:
     rate: int = 1
     group: str = ""
     classes: int = 0
+    outputs: int = 0
+    cost: int = 0
 
     @property
     def value(self) -> ValueSpec:

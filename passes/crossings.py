@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def crossings(
-    gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str], classes: int = 0
+    gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str], classes: int = 0, outputs: int = 0
 ) -> Iterator[tuple[fx.Node, BoundarySpec]]:
     """The boundaries that `mark-boundaries` would make of a plan, each with the node that it would follow.
 
@@ -26,6 +27,9 @@ def crossings(
     """
     stages = plan.assign(gm.graph)
     taken: set[str] = set()
+    cost: Counter[int] = Counter()
+    for node, stage in stages.items():
+        cost[stage] += flow.nodes[node.name]["flops"]
     for node, stage in stages.items():
         if not flow.nodes[node.name]["carries"] or anchor_of(node) in plan.copies:
             continue
@@ -36,7 +40,18 @@ def crossings(
                 name = f"{base}_{sum(each.startswith(base) for each in taken)}"
             taken.add(name)
             consumers = tuple(sorted({stages[user] for user in later}))
-            yield node, BoundarySpec(name, (value_spec(node),), stage, consumers, classes=classes)
+            yield (
+                node,
+                BoundarySpec(
+                    name,
+                    (value_spec(node),),
+                    stage,
+                    consumers,
+                    classes=classes,
+                    outputs=outputs,
+                    cost=cost[stage],
+                ),
+            )
 
 
 def plain_crossings(gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str]) -> dict[fx.Node, int]:

@@ -32,6 +32,7 @@ class MarkBoundaries(Pass):
 
     plan: Plan = field(default_factory=lambda: Plan({}))
     classes: int = 0
+    outputs: int = 0
 
     @override
     def requires(self, gm: fx.GraphModule) -> Iterator[str]:
@@ -51,7 +52,7 @@ class MarkBoundaries(Pass):
         stages = self.plan.assign(gm.graph)
         for node, stage in stages.items():
             node.meta["stage"] = stage
-        leaving = list(crossings(gm, self.plan, dataflow(gm), self.classes))
+        leaving = list(crossings(gm, self.plan, dataflow(gm), self.classes, self.outputs))
         for node, spec in leaving:
             later = [user for user in node.users if stages.get(user, -1) > stages[node]]
             gm.add_submodule(spec.path, Boundary(spec))

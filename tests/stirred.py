@@ -21,8 +21,8 @@ def stir(cut):
     for i, dni in enumerate(dni_fx.boundaries(cut).values()):
         torch.manual_seed(i)
         perturb(dni.learner)
-        dni.mean_square.fill_(0.04)
-        dni.load_state_dict({**dni.state_dict(), "seen": torch.tensor(10)})
+        dni.scale.mean_square.fill_(0.04)
+        dni.load_state_dict({**dni.state_dict(), "scale.seen": torch.tensor(10)})
     return cut
 
 
@@ -43,5 +43,5 @@ def through_the_nodes(cut, *args):
     """The outputs of the whole graph with its DNI nodes, where no stage runs backward early."""
     cutting, call = cutting_of(cut), call_of(signature_of(cut), args, {})
     graph = cutting.graph(cut, call)
-    cutting.begin(call, None)
+    cutting.begin(call, None, graph)
     return graph.marked.whole(cut, *call.leaves)

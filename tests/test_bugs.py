@@ -44,7 +44,7 @@ def test_one_huge_gradient_does_not_stay_in_the_running_mean_square():
     cut, (x,) = stirred_zoo("chain", plan="bottleneck")
     (cut(x).sum() * 1e25).backward()
     (dni,) = dni_fx.boundaries(cut).values()
-    assert dni.mean_square.isfinite().all()
+    assert dni.scale.mean_square.isfinite().all()
     cut.zero_grad()
     cut(x).sum().backward()
     assert cut.layers[0].weight.grad.isfinite().all()
@@ -55,7 +55,7 @@ def test_a_batch_of_none_teaches_nothing():
     cut, (x,) = stirred_zoo("chain", plan="bottleneck")
     cut(x[:0]).sum().backward()
     (dni,) = dni_fx.boundaries(cut).values()
-    assert dni.mean_square.isfinite().all()
+    assert dni.scale.mean_square.isfinite().all()
 
 
 def test_cut_in_a_sequential_the_synthesizers_are_no_layer():
@@ -98,7 +98,7 @@ def test_synthesizers_of_a_half_precision_model_learn_in_full_precision():
     (dni,) = dni_fx.boundaries(cut).values()
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert not {t.dtype for t in dni.state_dict().values()} & {torch.bfloat16}
-    assert dni.mean_square > 0
+    assert dni.scale.mean_square > 0
     assert all(t.isfinite().all() for t in dni.state_dict().values())
 
 

@@ -108,8 +108,8 @@ def test_assigned_state_of_synthesizers_is_learned_on():
     OTHER,
     RuntimeError,
     "Error(s) in loading state_dict for Sequential:\n"
-    '\tUnexpected key(s) in state_dict: "dni.2.mean_square", "dni.2.seen", "dni.5.mean_square", '
-    '"dni.5.seen". ',
+    '\tUnexpected key(s) in state_dict: "dni.steps", "dni.2.scale.mean_square", "dni.2.scale.seen", '
+    '"dni.2.guard.state", "dni.5.scale.mean_square", "dni.5.scale.seen", "dni.5.guard.state". ',
 )
 def test_the_state_of_synthesizers_does_not_fit_the_plain_model():
     state = learned(synthesizer="zero").state_dict()
@@ -120,9 +120,9 @@ def test_the_state_of_synthesizers_does_not_fit_the_plain_model():
     OTHER,
     RuntimeError,
     "Error(s) in loading state_dict for Sequential:\n"
-    '\tMissing key(s) in state_dict: "dni.3.mean_square", "dni.3.seen". \n'
-    '\tUnexpected key(s) in state_dict: "dni.2.mean_square", "dni.2.seen", "dni.5.mean_square", '
-    '"dni.5.seen". ',
+    '\tMissing key(s) in state_dict: "dni.3.scale.mean_square", "dni.3.scale.seen", "dni.3.guard.state". \n'
+    '\tUnexpected key(s) in state_dict: "dni.2.scale.mean_square", "dni.2.scale.seen", "dni.2.guard.state", '
+    '"dni.5.scale.mean_square", "dni.5.scale.seen", "dni.5.guard.state". ',
 )
 def test_the_state_of_synthesizers_does_not_fit_another_plan():
     state = learned(synthesizer="zero", plan=PLAN).state_dict()

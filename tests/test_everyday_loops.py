@@ -123,7 +123,7 @@ def test_synthesizers_learn_from_every_forward_pass_of_a_step():
     one, two = apart(rows(seed=2)), apart(rows(seed=3))
     objective(one).backward(), objective(two).backward()
     for each in (together, apart):
-        assert all(dni.seen == 12 for dni in dni_fx.boundaries(each).values())  # 10 before
+        assert all(dni.scale.seen == 12 for dni in dni_fx.boundaries(each).values())  # 10 before
     assert_same(grads_of(together), grads_of(apart), tolerance=1e-10)
 
 

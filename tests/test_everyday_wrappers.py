@@ -63,7 +63,7 @@ def test_processes_end_with_equal_parameters_and_averaged_gradients(both_ranks):
 def test_each_process_keeps_synthesizers_of_its_own(both_ranks):
     one, other = (each["state"] for each in both_ranks)
     assert not torch.equal(one["dni.2.learner.layer.weight"], other["dni.2.learner.layer.weight"])
-    assert one["dni.2.seen"] == other["dni.2.seen"] == 13
+    assert one["dni.2.scale.seen"] == other["dni.2.scale.seen"] == 13
 
 
 @pytest.mark.parametrize("lazy", [False, True])

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from dni_fx.decoupled import Decoupled, own_parameters
+from dni_fx.decoupled import Decoupled, cutting_of, dnis, own_parameters
 from dni_fx.runtimes.base import Loss, OptimizerFactory, Outcome, Runtime, Worker
 
 
@@ -35,8 +35,11 @@ class _Worker(Worker):
     ) -> Outcome:
         (optimizer,) = self.optimizers
         optimizer.zero_grad()
-        outputs = self.cut(*args, dni_context=context, **kwargs)
+        with cutting_of(self.cut).step.telling_loss():
+            outputs = self.cut(*args, dni_context=context, **kwargs)
         loss = self.loss(outputs, target)
+        for dni in dnis(self.cut).values():
+            dni.hear(loss)
         loss.backward()
         optimizer.step()
         return Outcome(loss.detach(), outputs)

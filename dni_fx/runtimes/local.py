@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from dni_fx.cutting import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.dni import DNI
 from dni_fx.errors import StageError
+from dni_fx.gradients import added
 from dni_fx.program import signature_of
 from dni_fx.runtimes.base import Loss, OptimizerFactory, Outcome, Runtime, Worker
-from dni_fx.stage import Stage, carries_gradient, detached
+from dni_fx.segments import Leaving, Segment, segments
+from dni_fx.stage import Stage, detached
 from dni_fx.step import Synthesis
 from passes.switches import switches_kept
 
@@ -29,8 +32,9 @@ class Local(Runtime):
     """A stage runs forward, gets its synthetic gradient, runs backward and steps before the next one runs.
 
     Its synthesizers learn when the stages that read from it have run. A parameter that several stages
-    read steps after the last of them. A stage that makes an output of the model waits for the loss. While
-    synthesizers warm up, all stages are locked: they step on true gradients, after the loss.
+    read steps after the last of them. A stage that makes an output of the model waits for the loss. Stages
+    with a boundary between them that passes the true gradient (while it warms up, while others have
+    their turn, or because its guard has locked it) run backward and step together.
     """
 
     name = "local"
@@ -65,27 +69,15 @@ class _Worker(Worker):
         self._prepare(graph.road.stages)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        if any(dni.mix for dni in dnis(self.cut).values()):
-            return self._locked(args, kwargs, target, context)
-        cutting.begin(call, context)
+        cutting.begin(call, context, graph)
         values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
-        with switches_kept():
+        with switches_kept(), cutting.step.telling_loss():
             return _Pass(self, graph, values).run(target)
 
     def update(self, stage: Stage) -> None:
         """Step the parameters whose last reader this stage is."""
         if stage.index in self._of_stage:
             self._of_stage[stage.index].step()
-
-    def _locked(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
-    ) -> Outcome:
-        outputs = self.cut(*args, dni_context=context, **kwargs)
-        loss = self.loss(outputs, target)
-        loss.backward()
-        for optimizer in self.optimizers:
-            optimizer.step()
-        return Outcome(loss.detach(), outputs)
 
     def _prepare(self, stages: Sequence[Stage]) -> None:
         if self._of_stage:
@@ -108,6 +100,16 @@ class _Worker(Worker):
             )
 
 
+@dataclass
+class _Held:
+    """A segment that waits for the loss: what it has read, and what goes up at what it has sent."""
+
+    segment: Segment
+    leaves: dict[str, Tensor]
+    sent: list[Tensor] = field(default_factory=list[Tensor])
+    upward: list[Tensor | None] = field(default_factory=list["Tensor | None"])
+
+
 class _Pass:
     """One step through all stages."""
 
@@ -116,63 +118,71 @@ class _Pass:
         self.graph = graph
         self.values = values
         self.dnis = dnis(worker.cut)
-        self.consumers = {spec.name: set(spec.consumers) for spec in graph.marked.specs}
+        self.consumers: dict[str, set[int]] = {
+            spec.name: set(spec.consumers) for spec in graph.marked.specs if not self.dnis[spec.name].mix
+        }
         self.guesses: dict[str, Synthesis] = {}
         self.arrived: dict[str, Tensor | None] = {}
-        self.held: list[tuple[Stage, dict[str, Tensor], list[Tensor], list[Tensor | None]]] = []
+        self.held: list[_Held] = []
 
     def run(self, target: Any) -> Outcome:
-        for stage, drops in zip(self.graph.road.stages, self.graph.road.drops, strict=True):
-            self._forward(stage)
-            for name in drops:
-                self.values.pop(name, None)
+        for segment in segments(self.graph.road, self.dnis):
+            self._forward(segment)
         outputs = pytree.tree_unflatten(self.graph.road.result(self.values), self.graph.capture.out_spec)
         loss = self.worker.loss(outputs, target)
-        heads = [
-            (value, up)
-            for _, _, leaving, upward in self.held
-            for value, up in zip(leaving, upward, strict=True)
-        ]
-        torch.autograd.backward([loss, *(v for v, _ in heads)], [None, *(up for _, up in heads)])
-        for stage, leaves, _, _ in self.held:
-            self._finish(stage, leaves)
+        for dni in self.dnis.values():
+            dni.hear(loss)
+        sent = [value for held in self.held for value in held.sent]
+        upward = [up for held in self.held for up in held.upward]
+        torch.autograd.backward([loss, *sent], [None, *upward])
+        for held in self.held:
+            self._finish(held)
         return Outcome(loss.detach(), outputs)
 
-    def _forward(self, stage: Stage) -> None:
-        reads = stage.reads(self.values)
-        leaves: dict[str, Tensor] = {}
-        for i, (name, value) in enumerate(zip(stage.code.part.reads, reads, strict=True)):
-            if name in self.dnis and carries_gradient(self.values.get(name)):
-                reads[i] = leaves[name] = value.detach().requires_grad_()
-        written = stage.run(reads)
-        leaving = [written[name] for name in stage.crossings]
-        upward = [self._guess(name, value) for name, value in zip(stage.crossings, leaving, strict=True)]
-        if stage.is_releasable:
-            self.values |= {name: detached(value) for name, value in written.items()}
-            torch.autograd.backward(leaving, upward)
-            self._finish(stage, leaves)
+    def _forward(self, segment: Segment) -> None:
+        values = dict(self.values)
+        held = _Held(segment, {})
+        for name in segment.read_live(values):
+            if name in self.dnis:
+                values[name] = held.leaves[name] = values[name].detach().requires_grad_()
+        leaving = Leaving()
+        segment.run(values, self.dnis, leaving)
+        held.leaves |= leaving.below
+        for name, value in leaving.values.items():
+            held.sent.append(value)
+            held.upward.append(self._guess(name, value))
+        written = {name: value for name, value in values.items() if name not in self.values}
+        crossing = {
+            name: written[name].detach().requires_grad_() for name in leaving.values if name in written
+        }
+        if segment.is_releasable:
+            self.values |= {name: detached(value) for name, value in written.items()} | crossing
+            torch.autograd.backward(held.sent, held.upward)
+            self._finish(held)
         else:
-            crossing = {name: written[name].detach() for name in stage.crossings}
             self.values |= written | crossing
-            self.held.append((stage, leaves, leaving, upward))
-        for name in stage.crossings:
-            self.values[name].requires_grad_()
+            self.held.append(held)
+        for name in itertools.chain.from_iterable(segment.drops):
+            self.values.pop(name, None)
 
     def _guess(self, name: str, value: Tensor) -> Tensor | None:
         dni: DNI = self.dnis[name]
         self.guesses[name] = dni.synthesize((value.detach(),))
         return dni.upward(self.guesses[name], (value,), (None,), 0)[0]
 
-    def _finish(self, stage: Stage, leaves: dict[str, Tensor]) -> None:
-        """Update a stage that has its gradients; teach the synthesizers whose readers have all answered."""
-        self.worker.update(stage)
-        for name in [name for name, readers in self.consumers.items() if stage.index in readers]:
-            gradient = leaves[name].grad if name in leaves else None
-            before = self.arrived.get(name)
-            self.arrived[name] = (
-                gradient if before is None else before if gradient is None else before + gradient
-            )
-            self.consumers[name].discard(stage.index)
+    def _finish(self, held: _Held) -> None:
+        """Update stages that have their gradients; teach the synthesizers whose readers have all answered."""
+        stages = held.segment.stages
+        for stage in stages:
+            self.worker.update(stage)
+            for name in stage.crossings:
+                if name not in self.consumers:  # it has learned in the backward pass of the segment
+                    self.dnis[name].step()
+        here = {stage.index for stage in stages}
+        for name in [name for name, readers in self.consumers.items() if readers & here]:
+            gradient = held.leaves[name].grad if name in held.leaves else None
+            self.arrived[name] = added([self.arrived.get(name), gradient])
+            self.consumers[name] -= here
             if not self.consumers[name]:
                 self.dnis[name].regress(self.guesses.pop(name), (self.arrived.pop(name),))
                 self.dnis[name].step()

@@ -1,6 +1,6 @@
 """Ways to guess a gradient. To add one: a file here, and its line in this table."""
 
-from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
+from dni_fx.synthesizers.base import Guess, Learner, Remembering, Synthesizer
 from passes import Registry
 
 SYNTHESIZERS: Registry[type[Synthesizer]] = Registry(
@@ -16,4 +16,4 @@ SYNTHESIZERS: Registry[type[Synthesizer]] = Registry(
     group="dni_fx.synthesizers",
 )
 
-__all__ = ["SYNTHESIZERS", "Guess", "Learner", "Synthesizer"]
+__all__ = ["SYNTHESIZERS", "Guess", "Learner", "Remembering", "Synthesizer"]

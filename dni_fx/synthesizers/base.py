@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -14,20 +15,30 @@ from passes import BoundarySpec, Named
 class Guess(NamedTuple):
     """What a learner returns: a gradient per value and, if it has one, an objective of its own.
 
-    `gradients` are per-sample gradients in units of the boundary's running root mean square, each of
-    its value's shape. `objective` is a scalar that the learner minimises beside the regression.
+    `gradients` are per-sample gradients, each of its value's shape: in units of the boundary's running
+    root mean square, or as they are if the guess is `natural`. Those that hang on parameters of the
+    learner are regressed on the true ones. `objective` is a scalar that the learner minimises besides. In its
+    place, `learned` holds the gradients that such an objective already gave to each parameter, so that
+    nothing of the objective needs to be kept. `loss` is what the learner thinks the loss of the step is,
+    and is regressed on it.
     """
 
     gradients: tuple[Tensor, ...]
     objective: Tensor | None = None
+    natural: bool = False
+    learned: Sequence[Tensor | None] | None = None
+    loss: Tensor | None = None
 
 
 class Learner(nn.Module, abc.ABC):
     """The module that a synthesizer builds for one boundary.
 
     It draws no random numbers in forward and holds no batch norm, so that a cut never changes
-    the model's random stream and never fails at batch 1 where the model runs.
+    the model's random stream and never fails at batch 1 where the model runs. `window` is how many
+    stages it would have train on one true gradient, in turn (see `Interface`), where the user leaves it open.
     """
+
+    window: int = 1
 
     @abc.abstractmethod
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
@@ -38,15 +49,25 @@ class Learner(nn.Module, abc.ABC):
         """
 
 
+class Remembering(Learner):
+    """A learner that keeps something of the true gradients themselves, in buffers."""
+
+    @abc.abstractmethod
+    def remember(self, targets: tuple[Tensor, ...], context: Tensor | None) -> None:
+        """Hear of the true gradients, in units of their root mean square, and of their context."""
+
+
 @dataclass(frozen=True)
 class Synthesizer(Named):
     """How to guess a gradient from the activation it belongs to.
 
     The dataclass is the choice; the module that `build` returns is the learner. It is built from one
-    `BoundarySpec`, never from a graph. `exact` marks the one that passes the true gradient instead.
+    `BoundarySpec`, never from a graph. `exact` marks the one that passes the true gradient instead. `needs`
+    is what it cannot guess without: a "context", or the "loss", which only a runtime can tell.
     """
 
     exact: ClassVar[bool] = False
+    needs: ClassVar[str] = ""
 
     @abc.abstractmethod
     def build(self, spec: BoundarySpec) -> Learner:

@@ -85,7 +85,7 @@ def test_every_learner_is_updated_once_a_step(runtime):
     assert len(dni_fx.boundaries(cut)) == 2
     for dni in dni_fx.boundaries(cut).values():
         assert int(dni.optimizer.steps) == 3
-        assert int(dni.seen) == 13
+        assert int(dni.scale.seen) == 13
 
 
 @pytest.mark.parametrize("how", [{"synthesizer": "oracle"}, {"interface": "dni:mix=0.5"}])
@@ -116,10 +116,10 @@ def test_while_warming_up_the_stages_are_locked_and_learn_by_backprop(runtime):
 
 
 def stir_learners_only(cut):
-    state = {name: dni.seen.clone() for name, dni in dni_fx.boundaries(cut).items()}
+    state = {name: dni.scale.seen.clone() for name, dni in dni_fx.boundaries(cut).items()}
     stir(cut)
     for name, dni in dni_fx.boundaries(cut).items():
-        dni.load_state_dict({**dni.state_dict(), "seen": state[name]})
+        dni.load_state_dict({**dni.state_dict(), "scale.seen": state[name]})
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))

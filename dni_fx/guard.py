@@ -1,0 +1,66 @@
+"""Takes a boundary out of service whose synthesizer does harm."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+_MEMORY = 0.9
+"""How much of the smoothed cosine stays at each new one: single batches say little."""
+
+
+class Guard(nn.Module):
+    """Counts steps in a row in which the guesses were of no use, and locks the boundary at `patience`.
+
+    A step counts if the smoothed cosine of synthetic and true gradient is 0 or below, or if one of both
+    is not finite. A true gradient that is 0 says nothing. A locked boundary sends true gradients; its
+    synthesizer goes on learning, and `release` puts it back to work.
+    """
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self.patience = patience
+        # Averages of models take no bool.
+        self.register_buffer("state", torch.zeros(3))
+        self._known: tuple[int, float, bool] | None = None
+
+    @property
+    def locked(self) -> bool:
+        """Whether the boundary sends true gradients, because its synthesizer did harm."""
+        return self._state()[2]
+
+    def release(self) -> None:
+        """Trust the synthesizer again, and count from zero."""
+        self._keep(0, 0.0, False)
+
+    def note(self, name: str, cosine: float | None) -> None:
+        """Take in the cosine of one step, None if anything was not finite; a warning tells of a lock."""
+        count, smooth, locked = self._state()
+        if cosine is not None:
+            smooth = _MEMORY * smooth + (1 - _MEMORY) * cosine
+        count = count + 1 if cosine is None or smooth <= 0 else 0
+        if self.patience and count >= self.patience and not locked:
+            locked = True
+            why = "were not finite" if cosine is None else "pointed away from the true gradients"
+            warnings.warn(
+                f"the synthetic gradients at {name} {why} for {count} steps. The boundary sends true "
+                f"gradients from now on; dni_fx.boundaries(model)[{name!r}].guard.release() trusts it again.",
+                stacklevel=2,
+            )
+        self._keep(count, smooth, locked)
+
+    def _state(self) -> tuple[int, float, bool]:
+        if self._known is None:
+            count, smooth, locked = self.get_buffer("state").tolist()
+            self._known = int(count), float(smooth), bool(locked)
+        return self._known
+
+    def _keep(self, count: int, smooth: float, locked: bool) -> None:
+        self._known = count, smooth, locked
+        self.get_buffer("state").copy_(torch.tensor(self._known))
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._known = None

@@ -1,0 +1,172 @@
+"""What the synthesizer of a boundary learns from: the true gradients, and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from dni_fx.diagnosis import Diagnosis, Sums, sign_agreement
+from dni_fx.errors import StageError
+from dni_fx.guard import Guard
+from dni_fx.interface import Interface
+from dni_fx.learning import Adam
+from dni_fx.scale import Scale
+from dni_fx.step import Synthesis
+from dni_fx.synthesizers import Remembering, Synthesizer
+from passes import BoundarySpec
+
+
+class Pupil(nn.Module):
+    """A learner with its own optimizer, the scale of what it learns from, and a guard over what it says.
+
+    It sees per-sample gradients (times the batch size, since a mean loss divides by it) in units of their
+    running root mean square, so neither batch size nor the scale of the loss matters. `diagnosis` says how
+    well the last guess went, if the step was recorded.
+    """
+
+    def __init__(self, spec: BoundarySpec, synthesizer: Synthesizer, interface: Interface) -> None:
+        super().__init__()
+        self.spec = spec
+        self.interface = interface
+        self.synthesizer = synthesizer
+        self.learner = synthesizer.build(spec)
+        self.optimizer = Adam(self.learner.parameters(), interface) if interface.lr else None
+        self.scale = Scale(len(spec.values))
+        self.guard = Guard(interface.guard)
+        self.diagnosis: Diagnosis | None = None
+        self.waits_for_loss: list[Synthesis] = []
+        self._apply(lambda tensor: tensor)  # a learner for half precision is kept in full precision, too
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is something to learn, whatever the synthesizer guesses from."""
+        return isinstance(self.learner, Remembering) or any(True for _ in self.learner.parameters())
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the mix is still to change with the number of true gradients that have arrived."""
+        return self.scale.count < self.interface.warmup + self.interface.fade
+
+    def regress(self, synthesis: Synthesis, true: Sequence[Tensor | None]) -> None:
+        """Collect what the learner learns from the true gradients; what is not finite is skipped.
+
+        It minimizes the mean of (guess - true)² over all elements, in units of their root mean square.
+
+        Raises:
+            StageError: this guess was regressed already.
+        """
+        if synthesis.fired:
+            raise StageError(
+                f"a second backward pass reached {self.spec.name}. Its synthetic gradient was used up by the "
+                "first one: run the forward pass again, or add the losses and call backward once."
+            )
+        synthesis.fired = True
+        if not (self.learns or synthesis.record or self.is_scheduled):
+            return
+        factor = synthesis.batch / synthesis.gradient_scale
+        targets = [
+            torch.zeros_like(g, dtype=wide(g)) if t is None else t.detach().to(wide(g)) * factor
+            for g, t in zip(synthesis.gradients, true, strict=True)
+        ]
+        own = torch.ones_like(synthesis.units) if synthesis.natural else synthesis.units
+        sums = Sums.of(synthesis.gradients, targets, own)
+        if sums.is_target_finite:
+            self.scale.observe(
+                [s / max(t.numel(), 1) for s, t in zip(sums.target_squares, targets, strict=True)]
+            )
+        self._diagnose(synthesis, targets, sums)
+        if sums.is_target_finite and sums.is_guess_finite:
+            self._learn_from(synthesis, targets)
+        synthesis.gradients, synthesis.objective, synthesis.learned = (), None, None
+
+    def hear(self, loss: Tensor) -> None:
+        """Collect what the learner learns from the loss of the step, if it has said what it thinks of it."""
+        for synthesis in self.waits_for_loss:
+            assert synthesis.loss is not None
+            if bool(loss.isfinite()):
+                error = (synthesis.loss - loss.detach().to(synthesis.loss)).square()
+                self._collect(error, synthesis, keep=True)
+            synthesis.loss = None
+        self.waits_for_loss = []
+
+    def step(self) -> None:
+        """Update the learner with what was collected since the last time."""
+        if self.optimizer is not None:
+            self.optimizer.step(self.learner.parameters())
+
+    def _learn_from(self, synthesis: Synthesis, targets: Sequence[Tensor]) -> None:
+        units = self.scale.units().clamp_min(torch.finfo(torch.float32).tiny)
+        if isinstance(self.learner, Remembering):
+            scaled = tuple(t / unit.to(t.dtype) for t, unit in zip(targets, units, strict=True))
+            self.learner.remember(scaled, synthesis.context)
+        with torch.enable_grad():
+            loss = torch.zeros(()) if synthesis.objective is None else synthesis.objective
+            for guess, target, unit in zip(synthesis.gradients, targets, units, strict=True):
+                if guess.requires_grad:
+                    own, unit = guess.to(target.dtype), unit.to(target.dtype)
+                    own = own / unit if synthesis.natural else own
+                    loss = loss.to(own) + (own - target / unit).square().mean()
+            if loss.requires_grad:
+                self._collect(loss, synthesis, keep=synthesis.loss is not None)
+        if synthesis.learned is not None:
+            self._add(synthesis.learned, synthesis.gradient_scale)
+
+    def _diagnose(self, synthesis: Synthesis, targets: Sequence[Tensor], sums: Sums) -> None:
+        finite = sums.is_target_finite and sums.is_guess_finite
+        cosine = sums.cosine
+        if self.learns and (not finite or any(sums.target_squares)):
+            self.guard.note(self.spec.name, cosine if finite else None)
+        if synthesis.record:
+            elements = max(sum(target.numel() for target in targets), 1)
+            self.diagnosis = Diagnosis(
+                cosine,
+                sign_agreement(synthesis.gradients, targets),
+                sums.error,
+                (sum(sums.target_squares) / elements) ** 0.5,
+                synthesis.mix,
+                self.guard.locked,
+            )
+
+    def _collect(self, loss: Tensor, synthesis: Synthesis, keep: bool) -> None:
+        try:
+            gradients = torch.autograd.grad(
+                loss, list(self.learner.parameters()), allow_unused=True, retain_graph=keep
+            )
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise StageError(
+                f"the synthesizer at {self.spec.name} was updated between a forward pass and its backward: "
+                "another forward in train mode ran there after a backward. Finish all backward passes of a "
+                "step before the next one's forward."
+            ) from error
+        self._add(gradients, synthesis.gradient_scale)
+
+    def _add(self, gradients: Sequence[Tensor | None], gradient_scale: float) -> None:
+        if self.optimizer is not None:
+            self.optimizer.collect(gradients)
+            return
+        with torch.no_grad():
+            for parameter, gradient in zip(self.learner.parameters(), gradients, strict=True):
+                # The user's loop takes its scale out again, of these gradients as of all others.
+                waiting = [parameter.grad, None if gradient is None else gradient * gradient_scale]
+                there = [each for each in waiting if each is not None]
+                parameter.grad = torch.stack(there).sum(0) if there else None
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Pupil:
+        """Move with the model, but learn in float32 at least: squares of gradients vanish in less."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved.to(wide(moved)) if moved.is_floating_point() else moved
+
+        return super()._apply(kept, recurse)
+
+
+def wide(guess: Tensor) -> torch.dtype:
+    """At least float32: a regression in half precision would round small errors away."""
+    return torch.promote_types(guess.dtype, torch.float32)

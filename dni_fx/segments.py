@@ -1,0 +1,90 @@
+"""Stages that wait for one another in this step.
+
+Where a boundary passes the true gradient, whole or in part, the stage that made the value runs backward when
+its readers have. Between boundaries that send synthetic gradients alone, stages form segments that
+need not wait for one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from dni_fx.dni import DNI
+from dni_fx.stage import Road, Stage, carries_gradient
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighboring stages that run backward together, and what is read for the last time in each."""
+
+    stages: tuple[Stage, ...]
+    drops: tuple[tuple[str, ...], ...]
+
+    @property
+    def is_releasable(self) -> bool:
+        """Whether its gradients depend on nothing but what its boundaries send: no output of the model."""
+        return bool(self.stages[-1].crossings) and not any(stage.has_outputs for stage in self.stages)
+
+    @property
+    def may_reenter(self) -> bool:
+        """Whether there may be a reentrant checkpoint in it."""
+        return any(stage.may_reenter for stage in self.stages)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that its stages read and that want a gradient, each once."""
+        found = dict.fromkeys(p for stage in self.stages for p in stage.parameters())
+        return [parameter for parameter in found if parameter.requires_grad]
+
+    def may_run_early(self, values: Mapping[str, Any]) -> bool:
+        """Whether it may run backward before the rest of the model runs forward.
+
+        What it writes to a tensor of the caller, who wants a gradient for it, is part of the caller's graph.
+        """
+        return self.is_releasable and not any(stage.writes_to_callers(values) for stage in self.stages)
+
+    def read_live(self, values: Mapping[str, Any]) -> list[str]:
+        """Names of what it reads from other segments, or from the caller, that gradients flow to."""
+        names = dict.fromkeys(name for stage in self.stages for name in stage.code.part.reads)
+        return [name for name in names if name in values and carries_gradient(values[name])]
+
+    def run(self, values: dict[str, Any], dnis: Mapping[str, DNI], leaving: Leaving | None = None) -> None:
+        """Run its stages forward on values, to which what they write is added.
+
+        What goes through cut boundaries is put into `leaving`, and goes on as a leaf; without it, boundaries
+        are nodes of one graph.
+        """
+        for stage, drops in zip(self.stages, self.drops, strict=True):
+            written = stage.run(stage.reads(values))
+            for name in stage.crossings:
+                if leaving is None or dnis[name].mix != 0:
+                    written[name] = dnis[name](written[name])
+                else:
+                    leaving.values[name] = written[name]
+                    written[name] = leaving.below[name] = written[name].detach().requires_grad_()
+            values |= written
+            for name in drops:
+                values.pop(name, None)
+
+
+@dataclass
+class Leaving:
+    """What a segment sends through cut boundaries: each value with its history, and as a leaf."""
+
+    values: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    below: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+def segments(road: Road, dnis: Mapping[str, DNI]) -> Iterator[Segment]:
+    """The stages of a road in order, joined where a boundary between them passes a true gradient now."""
+    last = road.last_readers
+    start, reach = 0, 0
+    for stage in road.stages:
+        locked = [last[name] for name in stage.crossings if name in last and dnis[name].mix != 0]
+        reach = max(reach, stage.index, *locked)
+        if reach == stage.index:
+            yield Segment(road.stages[start : reach + 1], road.drops[start : reach + 1])
+            start = reach + 1
