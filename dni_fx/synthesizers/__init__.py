@@ -8,9 +8,11 @@ SYNTHESIZERS: Registry[type[Synthesizer]] = Registry(
     {
         "auto": "dni_fx.synthesizers.auto:Auto",
         "conv": "dni_fx.synthesizers.conv:Conv",
+        "delayed": "dni_fx.synthesizers.delayed:Delayed",
         "linear": "dni_fx.synthesizers.linear:Linear",
         "mlp": "dni_fx.synthesizers.mlp:MLP",
         "oracle": "dni_fx.synthesizers.oracle:Oracle",
+        "sequence": "dni_fx.synthesizers.sequence:Sequence",
         "zero": "dni_fx.synthesizers.zero:Zero",
     },
     group="dni_fx.synthesizers",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
@@ -12,7 +13,7 @@ from typing_extensions import override
 from dni_fx.errors import SynthesizerError
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
 from dni_fx.synthesizers.layout import Context, Layout
-from passes import BoundarySpec, SpecError
+from passes import BoundarySpec, SpecError, ValueSpec
 
 _LAYERS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
@@ -21,9 +22,9 @@ _LAYERS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 class Conv(Synthesizer):
     """`depth` hidden convolutions of `channels` channels, for values `(batch, channels, *space)`.
 
-    `channels=0` is as many as the value has, within 16 to 128. Labels act as one-hot planes beside the
-    value's channels, except that no zero padding cuts the planes off at the borders. The input and each
-    hidden layer are normalized per sample, without parameters.
+    It reads the channels of all values, which are of one size. `channels=0` is as many as they have, within
+    16 to 128. Labels act as one-hot planes beside the channels, except that no zero padding cuts the planes
+    off at the borders. The input and each hidden layer are normalized per sample, without parameters.
 
     Sources:
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.1 and supplement.
@@ -49,22 +50,18 @@ class Conv(Synthesizer):
 
     def takes(self, spec: BoundarySpec) -> bool:
         """Whether every value of the boundary is `(batch, channels, *space)` with one to three in space."""
-        return all(
-            len(value.shape) in _LAYERS and value.batch_dim == 0 and value.feature_dim % len(value.shape) == 1
-            for value in spec.values
-        )
+        return all(map(_is_image, spec.values))
 
     @override
     def build(self, spec: BoundarySpec) -> Learner:
         layout = Layout.of(self, spec)
-        if not self.takes(spec):
-            value = spec.value
+        if (value := next((each for each in spec.values if not _is_image(each)), None)) is not None:
             raise SynthesizerError(
                 f"cannot build {layout.place}: the value has shape {value.shape}, its batch in dimension "
                 f"{value.batch_dim} and its features in dimension {value.feature_dim}. A convolution takes "
                 "(batch, channels, *space) with one to three dimensions in space. Use mlp or auto here."
             )
-        return _Conv(layout, self, len(spec.value.shape))
+        return _Conv(layout, self, len(spec.values[0].shape))
 
 
 class _Conv(Learner):
@@ -86,17 +83,23 @@ class _Conv(Learner):
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
-        (value,) = values
-        self.layout.check_width(value)
-        inside = _normalized(value.to(next(self.last.parameters()).dtype))
+        self.layout.check_widths(values)
+        dtype = next(self.last.parameters()).dtype
+        parts = [_normalized(value.to(dtype)) for value in values]
+        inside = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         for position, layer in enumerate(self.hidden):
             inside = layer(inside)
             inside = inside if position else self._conditioned(inside, context)
             inside = F.relu(_normalized(inside))
-        return Guess((self.last(inside).to(value.dtype),))
+        return Guess(self.layout.split(self.last(inside).movedim(1, -1), values))
 
     def _conditioned(self, inside: Tensor, context: Tensor | None) -> Tensor:
         return self.context(inside.movedim(1, -1), context).movedim(-1, 1)
+
+
+def _is_image(value: ValueSpec) -> bool:
+    rank = len(value.shape)
+    return rank in _LAYERS and value.batch_dim == 0 and value.feature_dim % rank == 1
 
 
 def _normalized(value: Tensor) -> Tensor:

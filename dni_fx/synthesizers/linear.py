@@ -16,8 +16,8 @@ from passes import BoundarySpec
 class Linear(Synthesizer):
     """One affine map from the features to the gradient's, the same at every token or pixel.
 
-    It reads the features through a layer norm without parameters. In an image it is a 1 by 1 convolution. It
-    holds the square of the number of features in weights.
+    It reads the features of all values through a layer norm without parameters. In an image it is a 1 by 1
+    convolution. It holds the square of the number of features in weights.
 
     Sources:
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.1.
@@ -41,7 +41,5 @@ class _Linear(Learner):
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
-        (value,) = values
-        inside = normalized(self.layout.to_features_last(value).to(self.layer.weight.dtype))
-        guess = self.context(self.layer(inside), context)
-        return Guess((self.layout.from_features_last(guess).to(value.dtype),))
+        inside = normalized(self.layout.join(values).to(self.layer.weight.dtype), self.layout.widths)
+        return Guess(self.layout.split(self.context(self.layer(inside), context), values))

@@ -14,14 +14,16 @@ from dni_fx.synthesizers.layout import Context, Layout, normalized
 from passes import BoundarySpec, SpecError
 
 _ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+_NORMS = ("layer", "none")
 
 
 @dataclass(frozen=True)
 class MLP(Synthesizer):
     """`depth` hidden layers of `hidden` units from the features to the gradient's, the same at every token.
 
-    `hidden=0` is as wide as the value, within 64 to 1024. Each hidden layer has a layer norm without
-    parameters before its activation: unlike batch norm, it does not tie the samples together.
+    It reads the features of all values. `hidden=0` is as wide as they are, within 64 to 1024. With
+    `norm=layer` each hidden layer has a layer norm without parameters before its activation: unlike batch
+    norm, it does not tie the samples together.
 
     Sources:
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, supplement, "Common details".
@@ -32,6 +34,7 @@ class MLP(Synthesizer):
     hidden: int = 0
     depth: int = 1
     activation: str = "relu"
+    norm: str = "layer"
 
     def __post_init__(self) -> None:
         if self.hidden < 0:
@@ -40,6 +43,8 @@ class MLP(Synthesizer):
             raise SpecError(f"mlp.depth is 1 or more, not {self.depth}. Use linear for no hidden layer.")
         if self.activation not in _ACTIVATIONS:
             raise SpecError(f"mlp.activation is {' or '.join(_ACTIVATIONS)}, not {self.activation!r}.")
+        if self.norm not in _NORMS:
+            raise SpecError(f"mlp.norm is {' or '.join(_NORMS)}, not {self.norm!r}.")
 
     @override
     def build(self, spec: BoundarySpec) -> Learner:
@@ -51,7 +56,8 @@ class _MLP(Learner):
         super().__init__()
         self.layout = layout
         self.activation = _ACTIVATIONS[choice.activation]
-        hidden = choice.hidden or min(max(layout.features, 64), 1024)
+        self.norms = choice.norm == "layer"
+        hidden = choice.hidden or layout.hidden
         widths = [layout.features, *[hidden] * choice.depth]
         self.hidden = nn.ModuleList(
             nn.Linear(one, other, dtype=layout.dtype, device="cpu")
@@ -64,10 +70,10 @@ class _MLP(Learner):
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
-        (value,) = values
-        inside = normalized(self.layout.to_features_last(value).to(self.last.weight.dtype))
+        inside = normalized(self.layout.join(values).to(self.last.weight.dtype), self.layout.widths)
         for position, layer in enumerate(self.hidden):
             inside = layer(inside)
             inside = inside if position else self.context(inside, context)
-            inside = self.activation(F.layer_norm(inside, inside.shape[-1:]))
-        return Guess((self.layout.from_features_last(self.last(inside)).to(value.dtype),))
+            inside = F.layer_norm(inside, inside.shape[-1:]) if self.norms else inside
+            inside = self.activation(inside)
+        return Guess(self.layout.split(self.last(inside), values))
