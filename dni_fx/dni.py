@@ -146,16 +146,16 @@ class DNI(Pupil):
         """
         if mix == 1:
             return tuple(true)
-        bound = self.interface.clip
         factor = (1 - mix) * self.interface.scale * synthesis.gradient_scale / synthesis.batch
         result: list[Tensor] = []
         for guess, value, exact, unit in zip(synthesis.gradients, values, true, synthesis.units, strict=True):
             guess = guess.detach().to(wide(guess))  # a mean loss makes gradients too small for half precision
             guess = torch.where(guess.sum().isfinite(), guess, 0)
-            own = torch.ones_like(unit) if synthesis.natural else unit
-            if bound:
-                guess = _bounded(guess, bound * unit / torch.where(own > 0, own, 1))
-            up = (guess * (own * factor).to(guess.dtype)).to(value.dtype)
+            if bound := self.interface.clip:
+                guess = _bounded(guess, bound * unit if synthesis.natural else torch.full_like(unit, bound))
+            # A number and a tensor of float32 would be multiplied in float32.
+            up = guess * factor if synthesis.natural else guess * (unit * factor).to(guess.dtype)
+            up = up.to(value.dtype)
             result.append(up if mix == 0 or exact is None else up + mix * exact)
         return tuple(result)
 
@@ -166,7 +166,7 @@ class DNI(Pupil):
                 f"{place} learns from the loss, which a loop of your own does not tell. Train with "
                 "dni_fx.train, or choose critic."
             )
-        if self.synthesizer.needs and now.context is None:
+        if self.synthesizer.needs == "context" and now.context is None:
             raise SynthesizerError(
                 f"{place} guesses from the labels, and there are none. Pass dni_context= with every batch, "
                 "name the input of the model that holds them with context=, or choose mlp."

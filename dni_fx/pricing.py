@@ -56,7 +56,7 @@ def price(synthesizer: Synthesizer, spec: BoundarySpec) -> Price:
         watch.weigh([learner, *values])  # the stage holds the values anyway
         with watch:
             with watch.saving():
-                guess = learner(values, None)
+                guess = learner(values, _labels(spec) if synthesizer.needs else None)
             watch.node_made(spec.name, guess)
         parameters = list(learner.parameters())
     found = watch.found[spec.name]
@@ -66,6 +66,14 @@ def price(synthesizer: Synthesizer, spec: BoundarySpec) -> Price:
         found.flops + found.backward_flops,
         found.saved,
     )
+
+
+def _labels(spec: BoundarySpec) -> torch.Tensor:
+    """One label for each sample of an image, and for each token of anything else."""
+    shape, feature = spec.values[0].shape, spec.values[0].feature_dim
+    is_image = len(shape) > 2 and feature % len(shape) == 1
+    sizes = shape[:1] if is_image else [size for at, size in enumerate(shape) if at != feature % len(shape)]
+    return torch.zeros(*sizes, dtype=torch.long)
 
 
 def price_all(flow: nx.DiGraph[str], gm: fx.GraphModule, choice: Choice) -> None:

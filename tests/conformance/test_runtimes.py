@@ -62,9 +62,10 @@ def cut_shape(cut, args):
 
 
 @pytest.mark.parametrize("runtime", sorted(set(RUNTIMES) - {"backprop"}))
+@pytest.mark.parametrize("interface", ["dni", "dni:window=2", "dni:warmup=12,fade=2"])
 @pytest.mark.parametrize("name", MODELS)
-def test_after_five_steps_the_weights_are_those_of_the_plain_loop(name, runtime):
-    ours, inputs = stirred_zoo(name, plan="balanced:stages=3")
+def test_after_five_steps_the_weights_are_those_of_the_plain_loop(name, interface, runtime):
+    ours, inputs = stirred_zoo(name, plan="balanced:stages=3", interface=interface)
     theirs = copy.deepcopy(ours)
     before = {key: value.clone() for key, value in ours.state_dict().items()}
     mine, other = trained(ours, runtime, inputs), trained(theirs, "backprop", inputs)

@@ -1,0 +1,214 @@
+"""Heads: a guess of the model's outputs from a value, and the loss of the task on it.
+
+The gradient of that loss at the value is a synthetic gradient: `critic`, `local-head` and `surrogate`
+differ in what the head learns from. A head reads the value through a layer norm without parameters, so
+the gradient is bounded by its weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dni_fx.errors import SynthesizerError
+from dni_fx.synthesizers.base import Synthesizer
+from dni_fx.synthesizers.layout import Layout, no_such_class, normalized
+from dni_fx.synthesizers.scores import Scores
+from passes import BoundarySpec, SpecError
+
+_TASKS = ("auto", "cross-entropy", "mse")
+_GRID = 4
+_POOLED = 2048
+"""Features that are left of an image, at most: channels times the places of the grid that it is pooled to."""
+
+
+@dataclass(frozen=True)
+class Headed(Synthesizer):
+    """What all synthesizers with a head can be told.
+
+    `task` is the loss: "cross-entropy" of integer labels or of floats that are probabilities, "mse" of
+    floats; "auto" goes by the labels' type. The head is linear, or has `depth` hidden layers of `hidden`
+    units (0 is as many as the value has features). An image whose labels speak of the whole is averaged
+    over the places of a `grid` first, of up to 4 by 4 if it is 0; with `grid=1` labels may also speak of
+    pixels. For many classes, `rank` factors the output layer, and `samples` lets each step compare the
+    labels of the batch with so many other classes alone.
+    """
+
+    needs: ClassVar[str] = "context"
+
+    task: str = field(default="auto", kw_only=True)
+    hidden: int = field(default=0, kw_only=True)
+    depth: int = field(default=0, kw_only=True)
+    grid: int = field(default=0, kw_only=True)
+    rank: int = field(default=0, kw_only=True)
+    samples: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.task not in _TASKS:
+            raise SpecError(f"{self.name}.task is one of {', '.join(_TASKS)}, not {self.task!r}.")
+        for option in ("hidden", "depth", "grid", "rank", "samples"):
+            if getattr(self, option) < 0:
+                raise SpecError(f"{self.name}.{option} is 0 or more, not {getattr(self, option)}.")
+
+
+class Head(nn.Module):
+    """Scores for a value, and their loss against what the context holds."""
+
+    def __init__(self, layout: Layout, spec: BoundarySpec, choice: Headed, outputs: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.task = choice.task
+        self.space = len(spec.values[0].shape) - 2 if is_image(spec) else 0
+        self.grid = _grid(choice, layout.features, spec) if self.space else 1
+        widths = [layout.features * self.grid**self.space, *[choice.hidden or layout.features] * choice.depth]
+        self.hidden = nn.ModuleList(
+            nn.Linear(one, other, dtype=layout.dtype, device="cpu")
+            for one, other in itertools.pairwise(widths)
+        )
+        self.scores = Scores(widths[-1], outputs, choice.rank, choice.samples, layout.dtype)
+
+    def fits(self, positions: tuple[int, ...], context: Tensor | None) -> bool:
+        """Whether the context has labels for samples or places of a value with these, batch first."""
+        return context is not None and self._part(positions, context) is not None
+
+    def loss(self, inside: Tensor, context: Tensor) -> Tensor:
+        """The mean loss over all labels of a value `(batch, *positions, features)`; a negative label is none.
+
+        Raises:
+            SynthesizerError: the labels do not fit the value.
+        """
+        part = self._part(tuple(inside.shape[:-1]), context)
+        if part is None:
+            kind = "floats" if context.is_floating_point() else "labels"
+            raise SynthesizerError(
+                f"{self.layout.place} is given {kind} of shape {tuple(context.shape)} for a value whose batch "
+                f"and positions are {tuple(inside.shape[:-1])}, and has {self.scores.outputs} outputs. Labels "
+                "are (batch,) or one for each position, of floats one for each output. Say how many "
+                'outputs there are with interface="dni:classes=10", or choose mlp here.'
+            )
+        features = self._features(inside, part)
+        if self._is_regression(context):
+            return F.mse_loss(self.scores(features), self._as_outputs(context).to(features.dtype))
+        if context.is_floating_point():
+            scores = self.scores(features).flatten(0, -2)
+            return F.cross_entropy(scores, context.to(features.dtype).flatten(0, -2))
+        try:
+            return self.scores.cross_entropy(features.flatten(0, -2), context.flatten().long())
+        except IndexError:
+            raise no_such_class(self.layout.place, self.scores.outputs, context) from None
+
+    def free_energy(self, inside: Tensor) -> Tensor:
+        """The mean log of the summed exponentials of the scores of `(batch, *positions, features)`."""
+        return self.scores(self._features(inside, 1 if self.space else inside.dim() - 1)).logsumexp(-1).mean()
+
+    def _is_regression(self, context: Tensor) -> bool:
+        return self.task == "mse" or (self.task == "auto" and context.is_floating_point())
+
+    def _as_outputs(self, context: Tensor) -> Tensor:
+        """The context with a last dimension for the outputs."""
+        return (
+            context
+            if context.dim() > 1 and context.shape[-1] == self.scores.outputs
+            else context.unsqueeze(-1)
+        )
+
+    def _part(self, positions: tuple[int, ...], context: Tensor) -> int | None:
+        """How many of the value's dimensions, from the left, the labels speak of; None if they do not fit."""
+        if self.layout.batch is None or not context.dim():
+            return None
+        shape = tuple(context.shape)
+        if self._is_regression(context) or context.is_floating_point():
+            shape = tuple(self._as_outputs(context).shape)
+            if shape[-1] != self.scores.outputs:
+                return None
+            shape = shape[:-1]
+        if shape != positions[: len(shape)] or (self.grid > 1 and len(shape) > 1):
+            return None
+        return len(shape)
+
+    def _features(self, inside: Tensor, part: int) -> Tensor:
+        """`(batch, *part, features)`, averaged over the positions that no label of its own speaks of."""
+        inside = inside.to(self.scores.weight.dtype)
+        if self.space and part == 1:
+            pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[self.space]
+            inside = pool(inside.movedim(-1, 1), self.grid).flatten(1)
+        elif rest := tuple(range(part, inside.dim() - 1)):
+            inside = inside.mean(rest)
+        widths = self.layout.widths if self.grid == 1 else ()  # a grid has mixed them
+        features = normalized(inside, widths)
+        for layer in self.hidden:
+            features = F.gelu(normalized(layer(features)))
+        return features
+
+
+def outputs_of(spec: BoundarySpec) -> int:
+    """How many outputs a head has: what the user said, or as many as the model; 0 if neither is known."""
+    return spec.classes or spec.outputs
+
+
+def head_for(choice: Headed, spec: BoundarySpec, outputs: int | None = None) -> Head:
+    """A head at a boundary, its last layer at zero.
+
+    Raises:
+        SynthesizerError: the value has no layout, or it is not known how many outputs there are.
+    """
+    layout = Layout.of(choice, spec)
+    outputs = outputs_of(spec) if outputs is None else outputs
+    if not outputs:
+        raise SynthesizerError(
+            f"cannot build {layout.place}: it is not known how many outputs the model has. Say it with "
+            'interface="dni:classes=10".'
+        )
+    return Head(layout, spec, choice, outputs)
+
+
+def flops_of(choice: Headed, spec: BoundarySpec) -> int:
+    """Floating-point operations of a linear head's forward pass at the example, if each token has a label."""
+    value = spec.values[0]
+    features = value.shape[value.feature_dim] if value.shape else 1
+    places = 1
+    for at, size in enumerate(value.shape):
+        places *= 1 if at == value.feature_dim % len(value.shape) or (is_image(spec) and at > 1) else size
+    if is_image(spec):
+        features *= _grid(choice, features, spec) ** (len(value.shape) - 2)
+    outputs = min(outputs_of(spec), choice.samples + places) if choice.samples else outputs_of(spec)
+    if choice.rank:
+        return 2 * places * choice.rank * (features + outputs)
+    return 2 * places * features * outputs
+
+
+def is_sequence(spec: BoundarySpec) -> bool:
+    """Whether the value is (batch, time, features)."""
+    value = spec.values[0]
+    return len(value.shape) == 3 and value.batch_dim == 0 and value.feature_dim % 3 == 2
+
+
+def is_image(spec: BoundarySpec) -> bool:
+    """Whether the value is (batch, channels, *space) with one to three dimensions in space."""
+    value = spec.values[0]
+    rank = len(value.shape)
+    return 3 <= rank <= 5 and value.batch_dim == 0 and value.feature_dim % rank == 1
+
+
+def _grid(choice: Headed, features: int, spec: BoundarySpec) -> int:
+    """Places of the grid along each dimension of space."""
+    space = spec.values[0].shape[2:]
+    most = min(choice.grid or _GRID, *space)
+    while not choice.grid and most > 1 and features * most ** len(space) > _POOLED:
+        most -= 1
+    return max(most, 1)
+
+
+def gradient_of(loss: Tensor, leaves: tuple[Tensor, ...], layout: Layout, keep: bool) -> tuple[Tensor, ...]:
+    """Per-sample gradients at the leaves of a mean loss, with a graph of their own if it is to `keep`."""
+    return tuple(torch.autograd.grad(loss * batch_of(leaves, layout), leaves, create_graph=keep))
+
+
+def batch_of(values: tuple[Tensor, ...], layout: Layout) -> int:
+    """How many samples the values hold; 1 where no size follows the batch."""
+    return 1 if layout.batch is None else values[0].shape[layout.batch]
