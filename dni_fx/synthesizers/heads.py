@@ -86,9 +86,9 @@ class Head(nn.Module):
         if part is None:
             kind = "floats" if context.is_floating_point() else "labels"
             raise SynthesizerError(
-                f"{self.layout.place} is given {kind} of shape {tuple(context.shape)} for a value whose batch "
-                f"and positions are {tuple(inside.shape[:-1])}, and has {self.scores.outputs} outputs. Labels "
-                "are (batch,) or one for each position, of floats one for each output. Say how many "
+                f"{self.layout.place} is given {kind} of shape {tuple(context.shape)} for a value whose "
+                f"batch and positions are {tuple(inside.shape[:-1])}, and has {self.scores.outputs} outputs. "
+                "Labels are (batch,) or one for each position, of floats one for each output. Say how many "
                 'outputs there are with interface="dni:classes=10", or choose mlp here.'
             )
         features = self._features(inside, part)

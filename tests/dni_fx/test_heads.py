@@ -82,7 +82,7 @@ def test_a_head_that_is_regressed_minimizes_the_distance_of_both_gradients(text,
     torch.testing.assert_close(dni.scale.units()[0].double(), unit, rtol=1e-6, atol=0)
 
 
-def test_a_stage_before_a_local_head_gets_the_gradient_of_that_loss_whatever_the_scale_of_the_true_one():
+def test_what_a_local_head_sends_does_not_depend_on_the_scale_of_the_true_gradient():
     model, x, y = task()
     found = []
     for factor in (1.0, 1e6):
@@ -208,8 +208,8 @@ def test_without_labels_a_head_says_what_to_do(name):
     with pytest.raises(SynthesizerError) as caught:
         cut(x)
     assert str(caught.value) == (
-        f"{name} at 0_1 (after 0.1) guesses from the labels, and there are none. Pass dni_context= with every "
-        "batch, name the input of the model that holds them with context=, or choose mlp."
+        f"{name} at 0_1 (after 0.1) guesses from the labels, and there are none. Pass dni_context= with "
+        "every batch, name the input of the model that holds them with context=, or choose mlp."
     )
 
 
