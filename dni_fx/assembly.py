@@ -20,7 +20,7 @@ from dni_fx.calls import Call, call_of
 from dni_fx.cutting import CutGraph, Cutting
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import CaptureError, DniError
-from dni_fx.fill import Choice, fill
+from dni_fx.fill import Choice, N, fill
 from dni_fx.interface import INTERFACES, Interface
 from dni_fx.modes import training_mode
 from dni_fx.policies import POLICIES, Policy
@@ -28,7 +28,7 @@ from dni_fx.pricing import price_all
 from dni_fx.program import Program, signature_of
 from dni_fx.randomness import kept_random_state
 from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
-from passes import Plan, parse
+from passes import Plan, Registry, parse
 from passes.dataflow import dataflow
 from passes.measure import measure
 
@@ -160,32 +160,37 @@ def cutting_for(
     program: Program,
     plan: str | Policy | Plan,
     synthesizer: str | Synthesizer | Mapping[str, str | Synthesizer],
-    interface: str | Interface,
+    interface: str | Interface | Mapping[str, str | Interface],
     context: str,
+    classes: int = 0,
 ) -> Cutting:
     """How a program is to be cut, by objects or their text forms.
+
+    There is one context for all boundaries: it can have `classes`, or else as many as any interface asks for.
 
     Raises:
         UnknownNameError, SpecError: a text form names nothing, or cannot be read.
     """
     policy = parse(plan, POLICIES) if isinstance(plan, str) else plan
-    chosen = parse(interface, INTERFACES) if isinstance(interface, str) else interface
-    choice: Choice
-    if isinstance(synthesizer, Mapping):
-        choice = {pattern: _synthesizer(each) for pattern, each in synthesizer.items()}
-    else:
-        choice = _synthesizer(synthesizer)
+    choice, interfaces = _read(synthesizer, SYNTHESIZERS), _read(interface, INTERFACES)
+    asked = interfaces.values() if isinstance(interfaces, Mapping) else (interfaces,)
     return Cutting(
         program,
         policy if isinstance(policy, Plan) else partial(_plan_graph, policy, choice),
-        partial(fill, choice, chosen),
-        chosen.classes,
+        partial(fill, choice, interfaces),
+        classes or max((each.classes for each in asked), default=0),
         context,
     )
 
 
-def _synthesizer(choice: str | Synthesizer) -> Synthesizer:
-    return parse(choice, SYNTHESIZERS) if isinstance(choice, str) else choice
+def _read(choice: str | N | Mapping[str, str | N], registry: Registry[type[N]]) -> N | Mapping[str, N]:
+    """A choice for all boundaries, or for each pattern, by objects."""
+    if isinstance(choice, Mapping):
+        return {
+            pattern: parse(each, registry) if isinstance(each, str) else each
+            for pattern, each in choice.items()
+        }
+    return parse(choice, registry) if isinstance(choice, str) else choice
 
 
 def measure_shown(gm: fx.GraphModule, leaves: Sequence[Tensor]) -> None:

@@ -24,6 +24,7 @@ from dni_fx.errors import ExportError, FileError
 from dni_fx.exported import Exported, export_graph
 from dni_fx.literals import Literal, literals_of, put_literals
 from dni_fx.modes import eval_mode, training_mode
+from dni_fx.older import interfaces_of, state_of
 from dni_fx.program import Capture, Program, signature_of
 from dni_fx.refusals import refuse_own_hooks
 from dni_fx.restored import Restored, Saved, plant, restored_class, without_markers
@@ -48,7 +49,7 @@ class Opened:
     program: Program
     plan: Plan
     synthesizers: Mapping[str, str]
-    interface: str
+    interfaces: Mapping[str, str]
     context: str
     classes: int
     state: Mapping[str, torch.Tensor]
@@ -94,9 +95,9 @@ def save(cut: Decoupled, call: Call, path: str | os.PathLike[str]) -> str:
             stacklevel=3,
         )
     state = cutting_of(cut).interfaces.state_dict()
-    state = {key: value for key, value in state.items() if key.partition(".")[0] in held}
+    state = {key: value for key, value in state.items() if key.partition(".")[0] in {"steps", *held}}
     meta = _meta(cut, call, missing, literals)
-    for part in ("synthesizers", "boundaries"):
+    for part in ("synthesizers", "interfaces", "boundaries"):
         meta[part] = {name: each for name, each in meta[part].items() if name in held}
     archive.write(path, programs, state, meta)
     return missing
@@ -129,10 +130,10 @@ def open_cut(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Ope
             program,
             plan,
             meta["synthesizers"],
-            meta["interface"],
+            interfaces_of(meta),
             meta["context"],
             meta["classes"],
-            read.state,
+            state_of(meta, read.state),
             meta["missing"],
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -158,7 +159,7 @@ def _meta(cut: Decoupled, call: Call, missing: str, literals: Mapping[str, list[
         "plan": json.loads(plan.to_json()),
         "synthesizers": {name: str(dni.synthesizer) for name, dni in dnis(cut).items()},
         "boundaries": {name: dni.spec.value.anchor for name, dni in dnis(cut).items()},
-        "interface": next((str(dni.interface) for dni in dnis(cut).values()), "dni"),
+        "interfaces": {name: str(dni.interface) for name, dni in dnis(cut).items()},
         "context": cutting_of(cut).context,
         "classes": next((dni.spec.classes for dni in dnis(cut).values()), 0),
         "history": cutting_of(cut).program.history,

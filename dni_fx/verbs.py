@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from dni_fx.dni import DNI
 from dni_fx.errors import CaptureError, DniError, FileError, PlanError
 from dni_fx.exporters import EXPORTERS
 from dni_fx.exporters.base import Exporter, Written
-from dni_fx.interface import INTERFACES, Interface
+from dni_fx.interface import Interface
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.policies import POLICIES, Policy
 from dni_fx.program import FrontEnd, Program
@@ -104,16 +103,16 @@ def decouple(
     *,
     plan: str | Policy | Plan = DEFAULT_PLAN,
     synthesizer: str | Synthesizer | Mapping[str, str | Synthesizer] = "auto",
-    interface: str | Interface = "dni",
+    interface: str | Interface | Mapping[str, str | Interface] = "dni",
     context: str = "",
     frontend: str | FrontEnd = "auto",
 ) -> Decoupled:
     """A drop-in for a model that trains in stages; it shares the model's parameters and buffers.
 
     Without `inputs` the model is captured and cut at its first batch; so is one on the meta device, which
-    needs memory and numbers by then. `synthesizer` is one choice or a map from patterns of boundary names
-    to choices. `context` names the model input that holds the labels, if one does; otherwise pass
-    `dni_context=` when calling the result.
+    needs memory and numbers by then. `synthesizer` and `interface` are each one choice or a map from patterns
+    of boundary names to choices. `context` names the model input that holds the labels, if one does;
+    otherwise pass `dni_context=` when calling the result.
 
     Raises:
         DniError: the model is decoupled already, or has no parameters.
@@ -235,11 +234,8 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Deco
     found = open_cut(path, trusted)
     if isinstance(found, Program):
         raise FileError(f"{path} holds a plain program and no cuts: dni_fx.load_program() reads it.")
-    interface = replace(parse(found.interface, INTERFACES), classes=found.classes)
-    cut = attach(
-        detach(found.program.tree),
-        cutting_for(found.program, found.plan, found.synthesizers, interface, found.context),
-    )
+    how = (found.plan, found.synthesizers, found.interfaces, found.context, found.classes)
+    cut = attach(detach(found.program.tree), cutting_for(found.program, *how))
     assert found.program.example is not None
     if found.missing:
         with eval_mode(cut), torch.no_grad():

@@ -1,5 +1,6 @@
 """What the commands print and write, and every example that a help text shows."""
 
+import dataclasses
 import json
 import os
 import re
@@ -137,6 +138,14 @@ def test_the_interface_reaches_every_boundary():
     assert facts["boundaries"]
 
 
+def test_interfaces_are_chosen_by_pattern_though_they_hold_an_equals_sign(tmp_path):
+    command = f"{MLP} --plan at:after=1+3+5 --interface 3=dni:mix=0.5 --interface dni:warmup=7,fade=2"
+    run(f"decouple {command} -o cut.pt2")
+    for asked in (f"inspect {command} --json", "inspect cut.pt2 --json"):
+        found = {b["boundary"]: b["interface"] for b in json.loads(run(asked))["boundaries"]}
+        assert found == {"1": "dni:warmup=7,fade=2", "3": "dni:mix=0.5", "5": "dni:warmup=7,fade=2"}
+
+
 def test_verify_exits_1_when_a_check_fails(monkeypatch):
     failed = Report((Check("forward", True, "fine"), Check("gradients", False, "apart")))
     monkeypatch.setattr(verbs, "verify", lambda cut, inputs: failed)
@@ -162,3 +171,9 @@ def test_list_has_every_family_and_the_defaults_of_every_option():
 def test_list_prints_text_forms_that_parse(monkeypatch):
     shown = run("list synthesizers")
     assert "mlp:hidden=0,depth=1,activation=relu" in shown
+
+
+def test_list_prints_every_option_of_an_interface():
+    shown = run("list interfaces")
+    for field in dataclasses.fields(dni_fx.Interface):
+        assert f"{field.name}={field.default}" in shown

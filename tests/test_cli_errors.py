@@ -63,6 +63,7 @@ def test_a_wrong_request_ends_in_one_message_that_says_what_to_do(command, says)
         (f"inspect {MLP} --no-such-option", "--no-such-option"),
         ("inspect cut.pt2 --weights weights.pt", "--weights"),
         (f"verify {MLP} --synthesizer linear --synthesizer zero", "two synthesizers"),
+        (f"verify {MLP} --interface 1=dni --interface 1=dni:mix=1", "two interfaces"),
         (f"train {MLP} --data dni_fx.demo:clusters --epochs 0", "--epochs"),
         ("list synthesisers", "Did you mean 'synthesizers'"),
         ("unknown", "unknown"),
@@ -197,5 +198,6 @@ def test_test_data_that_the_model_cannot_take_is_found_before_training(tmp_path)
     assert not (tmp_path / "cut.pt2").exists()
 
 
-def test_a_synthesizer_for_no_boundary_is_refused():
-    assert "no boundary matches nosuch*" in refusal(f"verify {MLP} --synthesizer nosuch*=mlp")
+@pytest.mark.parametrize("choice", ["--synthesizer nosuch*=mlp", "--interface nosuch*=dni:mix=1"])
+def test_a_choice_for_no_boundary_is_refused(choice):
+    assert "no boundary matches nosuch*" in refusal(f"verify {MLP} {choice}")

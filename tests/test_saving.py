@@ -1,12 +1,15 @@
 """A cut model that was saved and loaded goes on as if it never had been."""
 
 import copy
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import dni_fx
+from dni_fx.decoupled import cutting_of
+from tests.archives import rewrite
 from tests.zoo import made
 
 # Running statistics, random draws, shared weights, a value that skips a stage: a model for each.
@@ -50,3 +53,57 @@ def test_tied_weights_stay_one_parameter(tmp_path):
     ours, theirs = ([n for n, _ in each.named_parameters()] for each in (again, cut))
     assert ours == theirs
     assert list(again.state_dict()) == list(cut.state_dict())
+
+
+def cut_with_two_interfaces():
+    model, (x,) = made("chain")
+    plan = "balanced:stages=3"
+    first, second = dni_fx.boundaries(dni_fx.decouple(model, (x,), plan=plan))
+    interfaces = {first: "dni:mix=0.25,classes=9", second: "dni:mix=0.75,warmup=2"}
+    return dni_fx.decouple(model, (x,), plan=plan, interface=interfaces), x, interfaces
+
+
+def test_each_boundary_comes_back_with_its_own_interface(tmp_path):
+    cut, x, interfaces = cut_with_two_interfaces()
+    cut(x).sum().backward()
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+    again = dni_fx.load(tmp_path / "cut.pt2")
+    assert {name: str(dni.interface) for name, dni in dni_fx.boundaries(again).items()} == interfaces
+    assert {dni.spec.classes for dni in dni_fx.boundaries(again).values()} == {9}
+    dni_fx.save(again, tmp_path / "again.pt2")
+    third = dni_fx.load(tmp_path / "again.pt2")
+    assert [dni.interface for dni in dni_fx.boundaries(third).values()] == [
+        dni.interface for dni in dni_fx.boundaries(cut).values()
+    ]
+    for each in (cut, again):
+        each.zero_grad()
+        each(x).sum().backward()
+    for ours, theirs in zip(cut.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0)
+
+
+def test_a_file_of_an_earlier_version_can_still_be_read(tmp_path):
+    """It had one interface for all boundaries, no guards, no count of steps, and the scale had no module."""
+    cut, _, interfaces = cut_with_two_interfaces()
+    now = list(cutting_of(cut).interfaces.state_dict())
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+
+    def meta(content):
+        found = json.loads(content)
+        assert found["meta"].pop("interfaces") == interfaces
+        found["meta"]["interface"] = "dni:mix=0.5"
+        return json.dumps(found).encode()
+
+    def state(content):
+        found = json.loads(content)
+        table = found["config"]
+        assert set(table) == set(now)
+        older = {key.replace("scale.", ""): each for key, each in table.items() if "guard" not in key}
+        del older["steps"]
+        return json.dumps(found | {"config": older}).encode()
+
+    rewrite(tmp_path / "cut.pt2", {"extra/dni_fx.json": meta, "data/dni_fx/state_config.json": state})
+    again = dni_fx.load(tmp_path / "cut.pt2")
+    assert [str(dni.interface) for dni in dni_fx.boundaries(again).values()] == ["dni:mix=0.5"] * 2
+    assert {dni.spec.classes for dni in dni_fx.boundaries(again).values()} == {9}
+    torch.testing.assert_close(again.state_dict(), cut.state_dict(), rtol=0, atol=0)

@@ -85,8 +85,8 @@ def cut_model(opened: Opened, request: CutRequest) -> Decoupled:
     return verbs.decouple(
         program,
         plan=chosen,
-        synthesizer=_synthesizers(request.synthesizers),
-        interface=request.interface or "dni",
+        synthesizer=_by_pattern(request.synthesizers, "synthesizer", "auto"),
+        interface=_by_pattern(request.interfaces, "interface", "dni"),
     )
 
 
@@ -218,16 +218,16 @@ def _put_weights(model: nn.Module, weights: Path) -> None:
         raise FileError(f"the weights in {weights} do not fit: {error}") from None
 
 
-def _synthesizers(texts: tuple[str, ...]) -> str | dict[str, str]:
+def _by_pattern(texts: tuple[str, ...], kind: str, default: str) -> str | dict[str, str]:
     """One choice for all boundaries, or one for each pattern; a choice without a pattern is for the rest."""
     choices: dict[str, str] = {}
     for text in texts:
         before, mark, after = text.partition("=")
         pattern, spec = (before, after) if mark and ":" not in before else ("*", text)
         if pattern in choices:
-            raise typer.BadParameter(f"{pattern} is given two synthesizers.", param_hint="--synthesizer")
+            raise typer.BadParameter(f"{pattern} is given two {kind}s.", param_hint=f"--{kind}")
         choices[pattern] = spec
-    rest = choices.pop("*", "auto")
+    rest = choices.pop("*", default)
     return {**choices, "*": rest} if choices else rest
 
 

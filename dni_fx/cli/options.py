@@ -49,8 +49,13 @@ SynthesizerText = Annotated[
     ),
 ]
 InterfaceText = Annotated[
-    str | None,
-    typer.Option("--interface", metavar="SPEC", help="How guesses are used, such as dni:warmup=100."),
+    list[str] | None,
+    typer.Option(
+        "--interface",
+        metavar="[PATTERN=]SPEC",
+        help="How guesses are used, such as dni:warmup=100,fade=400 (true gradients for 100 steps, fewer and "
+        "fewer for 400) or dni:window=2; by pattern as for --synthesizer. May be repeated.",
+    ),
 ]
 FrontEndText = Annotated[
     str | None, typer.Option("--frontend", metavar="SPEC", help="How to capture the model, such as export.")
@@ -74,22 +79,25 @@ class CutRequest:
 
     plan: str | None = None
     synthesizers: tuple[str, ...] = ()
-    interface: str | None = None
+    interfaces: tuple[str, ...] = ()
     frontend: str | None = None
 
     @staticmethod
     def of(
-        plan: str | None, synthesizers: list[str] | None, interface: str | None, frontend: str | None
+        plan: str | None,
+        synthesizers: list[str] | None,
+        interfaces: list[str] | None,
+        frontend: str | None,
     ) -> CutRequest:
         """The request that the options of a command make."""
-        return CutRequest(plan, tuple(synthesizers or ()), interface, frontend)
+        return CutRequest(plan, tuple(synthesizers or ()), tuple(interfaces or ()), frontend)
 
     def given(self) -> list[str]:
         """The options that the user gave."""
         names = {
             "--plan": self.plan,
             "--synthesizer": self.synthesizers,
-            "--interface": self.interface,
+            "--interface": self.interfaces,
             "--frontend": self.frontend,
         }
         return [name for name, value in names.items() if value]
