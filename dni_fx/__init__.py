@@ -18,6 +18,7 @@ from dni_fx import marker as marker  # registers the operator that files hold
 if TYPE_CHECKING:
     from dni_fx.decoupled import Decoupled as Decoupled
     from dni_fx.errors import DniError as DniError
+    from dni_fx.history import diagnose as diagnose
     from dni_fx.interface import Interface as Interface
     from dni_fx.program import Program as Program
     from dni_fx.trainer import accuracy as accuracy
@@ -52,6 +53,7 @@ _HOME = {name: "dni_fx.verbs" for name in _VERBS.split()} | {
     "Plan": "passes",
     "Program": "dni_fx.program",
     "accuracy": "dni_fx.trainer",
+    "diagnose": "dni_fx.history",
     "evaluate": "dni_fx.trainer",
 }
 

@@ -43,7 +43,7 @@ from dni_fx.sheet import described
 from dni_fx.sources import program_of, without_numbers
 from dni_fx.stage import Stage
 from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
-from dni_fx.trainer import Epoch, Metric, Training, fit
+from dni_fx.trainer import Epoch, Metric, Run, Training, fit
 from passes import Plan, parse
 
 DEFAULT_PLAN = "balanced:stages=2"
@@ -164,20 +164,23 @@ def train(
     labels_as_context: bool = False,
     progress: bool = True,
     observe: Callable[[int, Epoch], None] | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
 ) -> Training:
     """Train a cut model on batches, each a pair of inputs and targets, and report what was measured.
 
     `loss` takes the model's outputs and the targets. `optimizer` makes one for some of the parameters (all of
     them, or each stage's); Adam at 1e-3 if not given. `labels_as_context` shows the targets to the
     synthesizers (cDNI). A progress bar is drawn on a terminal; `observe` is called with the number and the
-    figures of every epoch that has ended.
+    figures of every epoch that has ended. TensorBoard finds the figures of every step in `log_dir`.
 
     Raises:
         StageError: the runtime cannot train this model, or there are no batches.
+        DniError: the figures are to be logged, and tensorboard is not installed or cannot write there.
     """
     chosen = parse(runtime, RUNTIMES) if isinstance(runtime, str) else runtime
     worker = chosen.start(cut, loss, optimizer or partial(torch.optim.Adam, lr=1e-3))
-    return fit(cut, worker, batches, epochs, metrics or {}, labels_as_context, progress, observe)
+    run = Run(cut, worker, metrics or {}, labels_as_context)
+    return fit(run, batches, epochs, progress, observe, None if log_dir is None else Path(log_dir))
 
 
 def verify(cut: Decoupled, inputs: Inputs | None = None) -> Report:

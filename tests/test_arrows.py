@@ -22,6 +22,7 @@ HEAVY = (
     "sklearn",
     "rich",
     "matplotlib",
+    "tensorboard",
 )
 
 
@@ -47,6 +48,7 @@ DOCUMENTED = [
     "capture",
     "decouple",
     "decouple_",
+    "diagnose",
     "evaluate",
     "export",
     "load",

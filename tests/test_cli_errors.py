@@ -42,6 +42,7 @@ __all__ = ["in_an_empty_folder"]
         (f"verify {MLP} --interface dmi", "Did you mean 'dni'"),
         (f"verify {MLP} --frontend exprot", "Did you mean 'export'"),
         (f"export {MLP} --exporter onxn -o m.onnx", "Did you mean 'onnx'"),
+        (f"train {MLP} --data nothing --plot plot.gif", "a plot is a .png or .svg file"),
         (f"train {MLP} --data missing.npz", "missing.npz: No such file"),
         (f"train {MLP} --data nothing", "x_train"),
         (f"train {MLP} --data dni_fx.demo:FEATURES", "is a int"),
@@ -82,6 +83,7 @@ def test_a_place_that_cannot_be_written_is_found_before_any_work(monkeypatch):
     monkeypatch.setattr(demo, "mlp", work)
     for command in (f"decouple {MLP}", f"export {MLP}", f"train {MLP} --data {MLP}", f"plan {MLP}"):
         assert "cannot write nowhere/file" in refusal(f"{command} -o nowhere/file")
+    assert "cannot write nowhere/file.png" in refusal(f"train {MLP} --data {MLP} --plot nowhere/file.png")
     for option in ("--picture", "--overlay"):
         assert "cannot write nowhere/file" in refusal(f"plan {MLP} {option} nowhere/file")
 
@@ -201,3 +203,8 @@ def test_test_data_that_the_model_cannot_take_is_found_before_training(tmp_path)
 @pytest.mark.parametrize("choice", ["--synthesizer nosuch*=mlp", "--interface nosuch*=dni:mix=1"])
 def test_a_choice_for_no_boundary_is_refused(choice):
     assert "no boundary matches nosuch*" in refusal(f"verify {MLP} {choice}")
+
+
+def test_a_folder_for_tensorboard_that_is_a_file_is_found_before_any_work(tmp_path):
+    (tmp_path / "runs").write_text("precious", "utf-8")
+    assert "runs: it is a file" in refusal(f"train {MLP} --data nothing --tensorboard runs")

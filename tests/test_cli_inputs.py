@@ -30,6 +30,19 @@ def test_training_a_saved_cut_lowers_the_loss_and_saves_what_was_learned(tmp_pat
     assert again["epochs"][0]["loss"] < losses[0]
 
 
+def test_training_is_drawn_and_logged_if_asked(tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("tensorboard")
+    command = f"train {MLP} --data dni_fx.demo:clusters --batch-size 512"
+    shown = run(f"{command} --plot plot.svg --tensorboard runs/first")
+    assert shown.endswith("wrote plot.svg\n")
+    assert "<svg" in (tmp_path / "plot.svg").read_text("utf-8")
+    assert [path.name.startswith("events.out") for path in (tmp_path / "runs/first").iterdir()] == [True]
+    (epoch,) = json.loads(run(f"{command} --json"))["epochs"]
+    assert all(mean["mix"] == 0 and not mean["locked"] for mean in epoch["boundaries"].values())
+    assert epoch["cosine"] == {name: mean["cosine"] for name, mean in epoch["boundaries"].items()}
+
+
 def test_the_same_seed_gives_the_same_training():
     command = f"train {MLP} --data dni_fx.demo:clusters --batch-size 256 --json --seed"
     one, same, other = (json.loads(run(f"{command} {seed}")) for seed in (1, 1, 2))

@@ -42,14 +42,6 @@ def check_place(path: Path | None) -> None:
         raise FileError(f"cannot write {path}: {path.parent}: {error.strerror or error}.") from None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        part = Path(folder) / path.name
-        part.write_text(text, "utf-8")
-        part.replace(path)
-
-
 def save(cut: Decoupled, path: Path) -> None:
     """Save a cut model; what is to be said about the file goes to stderr."""
     with warnings.catch_warnings(record=True) as caught:

@@ -17,10 +17,11 @@ from dni_fx.calls import Call
 from dni_fx.cli import options
 from dni_fx.cli.models import Opened, captured, open_model, read_exported, read_plan
 from dni_fx.cli.options import ModelRequest
-from dni_fx.cli.output import check_place, say_json, say_nodes, write_text
+from dni_fx.cli.output import check_place, say_json, say_nodes
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.describe import plan_of, refuse_misfit
 from dni_fx.errors import DniError
+from dni_fx.files import write_whole
 from dni_fx.overlay import write_overlay
 from dni_fx.pricing import price_all
 from dni_fx.sheet import Sheet, sheet_of
@@ -154,7 +155,7 @@ def _write(planned: _Planned, output: Path | None, picture: Path | None) -> list
     if output == _STDOUT:
         typer.echo(planned.plan.to_json())
     elif output is not None:
-        write_text(output, planned.plan.to_json() + "\n")
+        write_whole(output, f"{planned.plan.to_json()}\n".encode())
     if picture is not None:
         from dni_fx.picture import write_picture  # draws with what is an extra
 

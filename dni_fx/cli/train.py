@@ -14,6 +14,7 @@ import typer
 from torch import nn
 
 from dni_fx import verbs
+from dni_fx.board import check_board
 from dni_fx.cli import losses, options
 from dni_fx.cli.data import Arrays, Data, first_inputs, read_data
 from dni_fx.cli.losses import LossName
@@ -23,6 +24,7 @@ from dni_fx.cli.output import check_place, save, say_json
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import CaptureError, DniError
 from dni_fx.modes import eval_mode
+from dni_fx.plot import check_plot, write_plot
 from dni_fx.program import Program
 from dni_fx.runtimes import Loss
 from dni_fx.trainer import Epoch, Metric, Training, evaluate
@@ -36,6 +38,12 @@ class OptimizerName(StrEnum):
 
     ADAM = "adam"
     SGD = "sgd"
+
+
+_OPTIMIZERS: dict[OptimizerName, Any] = {
+    OptimizerName.ADAM: torch.optim.Adam,
+    OptimizerName.SGD: torch.optim.SGD,
+}
 
 
 def run(
@@ -67,6 +75,13 @@ def run(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Save the trained model to this .pt2 file."),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw how loss and synthesizers went: .png or .svg."),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the figures of every step for TensorBoard.")
+    ] = None,
     weights: options.Weights = None,
     example: options.Example = "",
     allow_pickle: options.AllowPickle = False,
@@ -81,7 +96,7 @@ def run(
     Reports the loss, the accuracy and the cosine of synthetic and true gradient at each boundary. A model
     that is not cut yet is cut first.
     """
-    check_place(output)
+    _check(output, plot, tensorboard)
     opened = open_model(ModelRequest(model, weights, example, allow_pickle))
     read = read_data(data, batch_size, seed, _dtype(opened.model))
     if opened.example is None and not isinstance(opened.model, Decoupled | Program):
@@ -89,17 +104,40 @@ def run(
     cut = cut_model(opened, CutRequest.of(plan, synthesizer, interface, frontend))
     torch.manual_seed(seed)
     _rehearse(cut, read, data, loss)
-    training = _train(cut, read, epochs, loss, runtime, _factory(optimizer, lr), labels, not as_json)
+    training = verbs.train(
+        cut,
+        read.train,
+        loss=_loss(loss),
+        runtime=runtime,
+        optimizer=partial(_OPTIMIZERS[optimizer], lr=lr),
+        epochs=epochs,
+        metrics=_metrics(loss),
+        labels_as_context=labels,
+        observe=None if as_json else _say_epoch,
+        log_dir=tensorboard,
+    )
     if output is not None:
         save(cut, output)  # before anything else can fail
+    if plot is not None:
+        write_plot(training.history, plot)
     test = evaluate(cut, read.test, {"loss": _loss(loss), **_metrics(loss)}) if read.test is not None else {}
-    _say(_Report(training, test), output, as_json)
+    _say(_Report(training, test), output, plot, as_json)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Report:
     training: Training
     test: Mapping[str, float]
+
+
+def _check(output: Path | None, plot: Path | None, tensorboard: Path | None) -> None:
+    """Do nothing if what is asked for can be written, as far as can be told before the training."""
+    check_place(output)
+    if plot is not None:
+        check_plot(plot)
+        check_place(plot)
+    if tensorboard is not None:
+        check_board(tensorboard)
 
 
 def _loss(name: LossName) -> Loss:
@@ -132,48 +170,23 @@ def _rehearse(cut: Decoupled, data: Data, text: str, loss: LossName) -> None:
             losses.check_labels(outputs, batches.y, f"the {part} data of {text}")
 
 
-def _train(
-    cut: Decoupled,
-    data: Data,
-    epochs: int,
-    loss: LossName,
-    runtime: str,
-    optimizer: Any,
-    labels: bool,
-    say: bool,
-) -> Training:
-    def said(number: int, epoch: Epoch) -> None:
-        typer.echo(f"epoch {number}: {epoch}")
-
-    return verbs.train(
-        cut,
-        data.train,
-        loss=_loss(loss),
-        runtime=runtime,
-        optimizer=optimizer,
-        epochs=epochs,
-        metrics=_metrics(loss),
-        labels_as_context=labels,
-        observe=said if say else None,
-    )
-
-
-def _factory(name: OptimizerName, lr: float) -> Any:
-    return partial(torch.optim.Adam if name is OptimizerName.ADAM else torch.optim.SGD, lr=lr)
-
-
 def _dtype(model: nn.Module | Program) -> torch.dtype:
     tree = model.tree if isinstance(model, Program) else model
     parameters: Iterable[nn.Parameter] = tree.parameters()
     return next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
 
 
-def _say(report: _Report, output: Path | None, as_json: bool) -> None:
+def _say_epoch(number: int, epoch: Epoch) -> None:
+    typer.echo(f"epoch {number}: {epoch}")
+
+
+def _say(report: _Report, output: Path | None, plot: Path | None, as_json: bool) -> None:
     if as_json:
-        epochs = report.training.epochs
+        epochs = [dataclasses.asdict(each) | {"cosine": each.cosine} for each in report.training.epochs]
         say_json({"epochs": epochs, "test": dict(report.test), "file": output})
         return
     if report.test:
         typer.echo("test: " + ", ".join(f"{name} {value:.4f}" for name, value in report.test.items()))
-    if output is not None:
-        typer.echo(f"wrote {output}")
+    for path in (output, plot):
+        if path is not None:
+            typer.echo(f"wrote {path}")

@@ -1,0 +1,93 @@
+"""How well the synthesizers of a model guess, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dni_fx.decoupled import Decoupled, cutting_of, dnis
+from dni_fx.diagnosis import Diagnosis
+
+FIGURES = ("cosine", "sign", "error", "scale", "mix")
+"""The numbers in a diagnosis."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One step, counted from 1: its loss, how well each synthesizer guessed in it, and its metrics.
+
+    A boundary where nobody guessed in this step is not among `boundaries`.
+    """
+
+    step: int
+    loss: float
+    boundaries: Mapping[str, Diagnosis]
+    metrics: Mapping[str, float]
+
+
+class History:
+    """Keeps the steps that it is told of: all of them up to `most`, then every second, fourth and so on."""
+
+    def __init__(self, cut: Decoupled, most: int = 1000) -> None:
+        self._cut = cut
+        self._most = most
+        self._stride = 1
+        self._steps = 0
+        self._kept: list[Record] = []
+        self._known = self.boundaries
+
+    @property
+    def boundaries(self) -> dict[str, Diagnosis]:
+        """The last diagnosis of each boundary that has one, by the boundary's name."""
+        return {name: dni.diagnosis for name, dni in dnis(self._cut).items() if dni.diagnosis is not None}
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Steps that are equally far apart, the first one among them."""
+        return tuple(self._kept)
+
+    def note(self, loss: Tensor | float, metrics: Mapping[str, Tensor | float] | None = None) -> Record:
+        """Take in one more step, when its backward pass is over; returns what there is to say of it."""
+        now = self.boundaries
+        fresh = {name: found for name, found in now.items() if found is not self._known.get(name)}
+        self._known = now
+        self._steps += 1
+        figures = {name: _number(value) for name, value in (metrics or {}).items()}
+        record = Record(self._steps, _number(loss), fresh, figures)
+        if (self._steps - 1) % self._stride == 0:
+            self._kept.append(record)
+        if len(self._kept) > self._most:
+            self._kept = self._kept[::2]
+            self._stride *= 2
+        return record
+
+
+@contextmanager
+def diagnose(cut: Decoupled) -> Generator[History]:
+    """Inside, each synthesizer's guesses are compared with the true gradients, which costs a little time.
+
+    For loops of your own; `dni_fx.train` does it by itself. `boundaries` holds what was found last, and
+    `note` puts a step into `records`, of which 1,000 at most are kept, evenly spaced:
+
+        with dni_fx.diagnose(cut) as found:
+            for x, y in batches:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(cut(x), y)
+                loss.backward()
+                optimizer.step()
+                found.note(loss)
+        print({name: each.cosine for name, each in found.boundaries.items()})
+    """
+    step = cutting_of(cut).step
+    before, step.record = step.record, True
+    try:
+        yield History(cut)
+    finally:
+        step.record = before
+
+
+def _number(value: Tensor | float) -> float:
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
