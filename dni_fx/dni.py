@@ -139,13 +139,16 @@ class DNI(Pupil):
     ) -> tuple[Tensor | None, ...]:
         """What goes up: mix * true + (1 - mix) * scale * synthetic, in the units of the user's loss.
 
-        A guess that is not finite counts as a guess of zeros.
+        A guess that is not finite counts as one of zeros. What is known to be zeros is None before the truth
+        is there.
 
         Sources:
             Jaderberg et al. 2017 (mix = 0); Pemberton and Costa 2024, https://arxiv.org/abs/2401.07044.
         """
         if mix == 1:
             return tuple(true)
+        if self.learner.silent:
+            return tuple(None if t is None else mix * t if mix else torch.zeros_like(t) for t in true)
         factor = (1 - mix) * self.interface.scale * synthesis.gradient_scale / synthesis.batch
         result: list[Tensor] = []
         for guess, value, exact, unit in zip(synthesis.gradients, values, true, synthesis.units, strict=True):

@@ -35,8 +35,11 @@ class Adam(nn.Module):
 
     def collect(self, gradients: Sequence[Tensor | None]) -> None:
         """Add one gradient per parameter to those that wait for the next step."""
+        first = not self._is_pending()
         for total, gradient in zip(self._all("pending"), gradients, strict=True):
-            if gradient is not None:
+            if first:
+                total.copy_(gradient) if gradient is not None else total.zero_()
+            elif gradient is not None:
                 total.add_(gradient)
         self._mark(True)
 
@@ -61,13 +64,19 @@ class Adam(nn.Module):
             weight_decay=self.settings.decay,
             eps=1e-8,
             maximize=False,
+            fused=self._is_fused(),
             foreach=False,
             decoupled_weight_decay=True,
         )
         assert counter is self.steps
-        for total in self._all("pending"):
-            total.zero_()
         self._mark(False)
+
+    def _is_fused(self) -> bool:
+        """Whether one kernel can do it all, as PyTorch has it for these devices and types."""
+        return all(
+            each.device.type in {"cpu", "cuda"} and each.dtype in {torch.float32, torch.float64}
+            for each in self._all("pending")
+        )
 
     def _all(self, kind: str) -> list[Tensor]:
         return [getattr(self, f"{kind}_{i}") for i in range(self.size)]

@@ -37,13 +37,10 @@ class Pupil(nn.Module):
         self.scale = Scale(len(spec.values))
         self.guard = Guard(interface.guard)
         self.diagnosis: Diagnosis | None = None
+        parameters = any(True for _ in self.learner.parameters())
+        self.learns = parameters or isinstance(self.learner, Remembering)  # whatever it guesses from
         self.waits_for_loss: list[Synthesis] = []
         self._apply(lambda tensor: tensor)  # a learner for half precision is kept in full precision, too
-
-    @property
-    def learns(self) -> bool:
-        """Whether there is something to learn, whatever the synthesizer guesses from."""
-        return isinstance(self.learner, Remembering) or any(True for _ in self.learner.parameters())
 
     @property
     def is_scheduled(self) -> bool:

@@ -98,13 +98,15 @@ class _Release(torch.autograd.Function):
             dni.upward(synthesis, values, (None,), 0)[0]
             for dni, synthesis, values in zip(dnis, run.syntheses, detached_below, strict=True)
         ]
-        ctx.run = run
+        ctx.run, ctx.zeros = run, None
         ctx.set_materialize_grads(False)
         inner = below if len(segment.stages) > 1 else []  # readers of the same segment answer here already
         wanted = [*leaves, *inner, *tensors[inputs:]]
         found = _backward(sent, upward, wanted, segment.may_reenter)
         ctx.inner = found[len(leaves) : len(leaves) + len(inner)] or [None] * len(below)
         ctx.gradients = [*found[: len(leaves)], *found[len(leaves) + len(inner) :]]
+        if all(up is None for up in upward):  # gradients of zeros are made when they are asked for
+            ctx.zeros = [(each.shape, each.dtype, each.device) for each in tensors]
         return tuple(value for (value,) in detached_below)
 
     @staticmethod
@@ -114,6 +116,8 @@ class _Release(torch.autograd.Function):
         for name, synthesis, *parts in zip(run.leaving, run.syntheses, true, ctx.inner, strict=True):
             run.dnis[name].regress(synthesis, (added(parts),))
         gradients, ctx.gradients = ctx.gradients, None
+        if ctx.zeros is not None:
+            gradients = [torch.zeros(shape, dtype=dtype, device=place) for shape, dtype, place in ctx.zeros]
         return None, None, *gradients
 
 
@@ -124,7 +128,8 @@ def _backward(
     may_reenter: bool,
 ) -> Sequence[Tensor | None]:
     """Gradients of `wanted` when `upward` arrives at `leaving`. Hooks on `wanted` wait: they run later."""
-    known = [(value, up) for value, up in zip(leaving, upward, strict=True) if value.requires_grad]
+    both = zip(leaving, upward, strict=True)
+    known = [(value, up) for value, up in both if up is not None and value.requires_grad]
     if not known or not wanted:
         return [None] * len(wanted)
     hooks = [(tensor, tensor._backward_hooks) for tensor in wanted if tensor._backward_hooks]

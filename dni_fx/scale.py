@@ -17,30 +17,38 @@ class Scale(nn.Module):
     Synthesizers predict in this unit, so that neither the batch size nor the scale of the loss matters.
     """
 
+    mean_square: Tensor
+    seen: Tensor
+
     def __init__(self, values: int) -> None:
         super().__init__()
         self.register_buffer("mean_square", torch.zeros(values))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self._count: int | None = None
+        self._units: tuple[tuple[int, int, int], Tensor] | None = None
 
     @property
     def count(self) -> int:
         """How often gradients were observed."""
         if self._count is None:
-            self._count = int(self.get_buffer("seen"))
+            self._count = int(self.seen)
         return self._count
 
     def units(self) -> Tensor:
         """Root mean square of each value's targets, `(values,)`; 0 before the first."""
-        correction = 1 - MEMORY ** max(self.count, 1)
-        return (self.get_buffer("mean_square") / correction).sqrt()
+        mean_square = self.mean_square
+        if self._units is None or self._units[0] != (mean_square._version, self.count, id(mean_square)):
+            correction = 1 - MEMORY ** max(self.count, 1)
+            units = (mean_square / correction).sqrt()
+            self._units = (mean_square._version, self.count, id(mean_square)), units
+        return self._units[1]
 
     def observe(self, squares: Sequence[float]) -> None:
         """Take in the mean square of one gradient for each value."""
-        mean_square = self.get_buffer("mean_square")
+        mean_square = self.mean_square
         mean_square.lerp_(torch.tensor(squares, dtype=torch.float64).to(mean_square), 1 - MEMORY)
         self._count = self.count + 1
-        self.get_buffer("seen").fill_(self._count)
+        self.seen.fill_(self._count)
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -40,7 +40,7 @@ def test_on_a_fixed_task_the_guess_turns_towards_the_truth(synthesizer, least):
 
 
 def test_every_learner_moves_over_a_few_steps_and_its_parameters_never_have_a_grad():
-    cut, (x,) = stirred_zoo("residual", plan="balanced:stages=3")
+    cut, (x,) = stirred_zoo("residual", plan="balanced:stages=3", synthesizer="mlp")
     before = learners_of(cut)
     for _ in range(3):
         cut(x).square().mean().backward()
@@ -90,7 +90,7 @@ def test_an_optimizer_over_all_parameters_skips_the_learners():
 
 
 def test_with_lr_0_the_gradients_wait_for_one_optimizer_of_the_user():
-    cut, (x,) = stirred_zoo("chain", plan="balanced:stages=3", interface="dni:lr=0")
+    cut, (x,) = stirred_zoo("chain", plan="balanced:stages=3", synthesizer="mlp", interface="dni:lr=0")
     groups = dni_fx.parameter_groups(cut)
     names = [f"dni.{name}" for name in dni_fx.boundaries(cut)]
     assert [group["name"] for group in groups] == ["stage 0", "stage 1", "stage 2", *names]

@@ -107,7 +107,7 @@ class _Held:
     segment: Segment
     leaves: dict[str, Tensor]
     sent: list[Tensor] = field(default_factory=list[Tensor])
-    upward: list[Tensor | None] = field(default_factory=list["Tensor | None"])
+    upward: list[Tensor] = field(default_factory=list[Tensor])
 
 
 class _Pass:
@@ -165,10 +165,11 @@ class _Pass:
         for name in itertools.chain.from_iterable(segment.drops):
             self.values.pop(name, None)
 
-    def _guess(self, name: str, value: Tensor) -> Tensor | None:
+    def _guess(self, name: str, value: Tensor) -> Tensor:
         dni: DNI = self.dnis[name]
         self.guesses[name] = dni.synthesize((value.detach(),))
-        return dni.upward(self.guesses[name], (value,), (None,), 0)[0]
+        (up,) = dni.upward(self.guesses[name], (value,), (None,), 0)
+        return torch.zeros_like(value) if up is None else up
 
     def _finish(self, held: _Held) -> None:
         """Update stages that have their gradients; teach the synthesizers whose readers have all answered."""

@@ -62,7 +62,9 @@ class _Either(Learner):
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
         if context is not None and not context.is_floating_point() and self.labeled.fits(values, context):
-            return self.labeled(values, context)
+            guess = self.labeled(values, context)
+            rest = [None] * sum(1 for _ in self.plain.parameters())
+            return guess if guess.learned is None else guess._replace(learned=[*guess.learned, *rest])
         return self.plain(values, context)
 
 

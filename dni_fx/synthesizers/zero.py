@@ -29,6 +29,8 @@ class Zero(Synthesizer):
 class Zeros(Learner):
     """Has no parameters and returns zeros, for any number of values of any shape."""
 
+    silent = True
+
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
         return Guess(tuple(torch.zeros_like(value) for value in values))

@@ -126,7 +126,7 @@ def stir_learners_only(cut):
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
 def test_labels_reach_the_synthesizers(runtime):
     model, (x,) = made("chain")
-    cut = dni_fx.decouple(model, (x,), plan="bottleneck")
+    cut = dni_fx.decouple(model, (x,), plan="bottleneck", synthesizer="mlp")
     (dni,) = dni_fx.boundaries(cut).values()
     table = dni.learner.context.table.clone()
     batches = [(x, torch.tensor([0, 1, 5]))] * 3
