@@ -170,7 +170,7 @@ class Cutting:
         refuse_transforms(tree)
 
         def run(graph: CutGraph) -> Any:
-            self.begin(call, context, graph)
+            self.begin(call, context)
             values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
             if graph.road.split.in_order:
                 outputs = run_stages(graph.road, values, self.filled())
@@ -208,9 +208,8 @@ class Cutting:
                     ) from error
                 ways = (*graph.capture.ways[: error.index], error.found)
 
-    def begin(self, call: Call, context: Any, graph: CutGraph) -> None:
+    def begin(self, call: Call, context: Any) -> None:
         """Start a training step: the learners take the update that waits, and hear of the new batch."""
-        self.step.stages = len(graph.road.stages)
         if context is None and self.context:
             named = call.named()
             if self.context not in named:

@@ -177,10 +177,7 @@ class DNI(Pupil):
 
     def _has_its_turn(self, now: Step) -> bool:
         """Whether this boundary is cut in this step, where boundaries take turns."""
-        window = self.interface.window
-        if not window:
-            window = min(self.learner.window, now.stages - 1) if now.stages else self.learner.window
-        return not (window > 1 and now.takes_turns) or (now.number + self.spec.producer) % window == 0
+        return not now.takes_turns or (now.number + self.spec.producer) % self.interface.window == 0
 
     def _guesses(self, mix: float) -> bool:
         """Whether anybody has a use for a guess."""

@@ -18,7 +18,7 @@ class Interface(Named):
 
     With a `window` of two or more, boundaries take turns: in each step every `window`-th one is cut and the
     others pass the true gradient, so that many stages train on it together, and on other cuts
-    in the next step. 1 is every cut in every step; 0 leaves it to the synthesizer, which is 1 for most.
+    in the next step. 1 is every cut in every step.
 
     The synthesizer's own optimizer is Adam, with the learning rate `lr`, `beta1`, `beta2`, and `decay` of the
     weights as in AdamW; at `lr=0` there is none, and an optimizer of the user finds the gradients on the
@@ -33,7 +33,7 @@ class Interface(Named):
     scale: float = 1.0
     warmup: int = 0
     fade: int = 0
-    window: int = 0
+    window: int = 1
     clip: float = 0.0
     lr: float = 3e-3
     beta1: float = 0.9
@@ -45,7 +45,9 @@ class Interface(Named):
     def __post_init__(self) -> None:
         if not 0 <= self.mix <= 1:
             raise SpecError(f"mix is between 0 (synthetic) and 1 (true), not {self.mix}.")
-        for field in ("scale", "warmup", "fade", "window", "clip", "lr", "decay", "guard", "classes"):
+        if self.window < 1:
+            raise SpecError(f"window is 1 or more, not {self.window}.")
+        for field in ("scale", "warmup", "fade", "clip", "lr", "decay", "guard", "classes"):
             if not getattr(self, field) >= 0:
                 raise SpecError(f"{field} is 0 or more, not {getattr(self, field)}.")
         for field in ("beta1", "beta2"):

@@ -18,9 +18,8 @@ class Step:
     `gradient_scale` what the user's loop multiplies its loss by. `exact` sends true gradients up
     everywhere. With `record`, DNIs keep how well they guessed. `clock` counts the steps of compiled code.
 
-    `number` counts steps and `stages` the stages of the graph that runs; with `takes_turns`, boundaries
-    that have a window are cut in turn. `tells_loss` says that whoever runs the step tells the loss before
-    its backward pass.
+    `number` counts steps; with `takes_turns`, boundaries that have a window are cut in turn. `tells_loss`
+    says that whoever runs the step tells the loss before its backward pass.
     """
 
     context: Tensor | None = None
@@ -29,7 +28,6 @@ class Step:
     exact: bool = False
     record: bool = False
     number: int = 0
-    stages: int = 0
     takes_turns: bool = True
     tells_loss: bool = False
     clock: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long, device="cpu"), repr=False)

@@ -43,5 +43,5 @@ def through_the_nodes(cut, *args):
     """The outputs of the whole graph with its DNI nodes, where no stage runs backward early."""
     cutting, call = cutting_of(cut), call_of(signature_of(cut), args, {})
     graph = cutting.graph(cut, call)
-    cutting.begin(call, None, graph)
+    cutting.begin(call, None)
     return graph.marked.whole(cut, *call.leaves)

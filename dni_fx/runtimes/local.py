@@ -69,7 +69,7 @@ class _Worker(Worker):
         self._prepare(graph.road.stages)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        cutting.begin(call, context, graph)
+        cutting.begin(call, context)
         values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
         with switches_kept(), cutting.step.telling_loss():
             return _Pass(self, graph, values).run(target)

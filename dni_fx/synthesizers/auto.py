@@ -10,13 +10,12 @@ from typing_extensions import override
 
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
 from dni_fx.synthesizers.conv import Conv
-from dni_fx.synthesizers.heads import flops_of, is_sequence, outputs_of
+from dni_fx.synthesizers.heads import flops_of, outputs_of
 from dni_fx.synthesizers.local_head import LocalHead, LocalHeadLearner
 from dni_fx.synthesizers.mlp import MLP
 from passes import BoundarySpec
 
 _SAMPLES = 1024
-_TURNS = 2
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class Auto(Synthesizer):
     """With integer labels a `local-head`; without them `conv` for images and `mlp` for everything else.
 
     Labels count where they fit the value and the number of the model's outputs is known. A head that costs
-    more than the stage before it is factored, then sampled, then left out. Sequences with a head are
-    cut in turn, with a `window` of 2. Floats as context are one more input of the `conv` or `mlp`.
+    more than the stage before it is factored, then sampled, then left out. Floats as context are one
+    more input of the `conv` or `mlp`.
     """
 
     name = "auto"
@@ -35,7 +34,7 @@ class Auto(Synthesizer):
         plain = self.choose(spec).build(spec)
         if (head := self.head(spec)) is None:
             return plain
-        return _Either(head.build(spec), plain, _TURNS if is_sequence(spec) else 1)
+        return _Either(head.build(spec), plain)
 
     def choose(self, spec: BoundarySpec) -> Synthesizer:
         """What guesses at this boundary where there are no labels. Builds nothing and never refuses."""
@@ -53,11 +52,10 @@ class Auto(Synthesizer):
 class _Either(Learner):
     """Asks its head where there are labels for it, and the other learner where there are none."""
 
-    def __init__(self, head: LocalHeadLearner, plain: Learner, window: int) -> None:
+    def __init__(self, head: LocalHeadLearner, plain: Learner) -> None:
         super().__init__()
         self.labeled = head
         self.plain = plain
-        self.window = window
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:

@@ -34,12 +34,10 @@ class Learner(nn.Module, abc.ABC):
     """The module that a synthesizer builds for one boundary.
 
     It draws no random numbers in forward and holds no batch norm, so that a cut never changes
-    the model's random stream and never fails at batch 1 where the model runs. `window` is how many
-    stages it would have train on one true gradient, in turn (see `Interface`), where the user leaves it
-    open. One that is `silent` guesses nothing but zeros, so that nobody need compute with them.
+    the model's random stream and never fails at batch 1 where the model runs. One that is `silent` guesses
+    nothing but zeros, so that nobody need compute with them.
     """
 
-    window: int = 1
     silent: bool = False
 
     @abc.abstractmethod

@@ -182,12 +182,6 @@ def flops_of(choice: Headed, spec: BoundarySpec) -> int:
     return 2 * places * features * outputs
 
 
-def is_sequence(spec: BoundarySpec) -> bool:
-    """Whether the value is (batch, time, features)."""
-    value = spec.values[0]
-    return len(value.shape) == 3 and value.batch_dim == 0 and value.feature_dim % 3 == 2
-
-
 def is_image(spec: BoundarySpec) -> bool:
     """Whether the value is (batch, channels, *space) with one to three dimensions in space."""
     value = spec.values[0]

@@ -223,9 +223,11 @@ def test_a_second_backward_is_refused():
     [
         ({"mix": 1.5}, "mix is between 0 (synthetic) and 1 (true), not 1.5."),
         ({"mix": -0.1}, "mix is between 0 (synthetic) and 1 (true), not -0.1."),
+        ({"window": 0}, "window is 1 or more, not 0."),
+        ({"beta1": 1.0}, "beta1 is 0 or more and below 1, not 1.0."),
         *(
             ({field: -1}, f"{field} is 0 or more, not -1.")
-            for field in ("scale", "warmup", "clip", "lr", "classes")
+            for field in ("scale", "warmup", "fade", "clip", "lr", "decay", "guard", "classes")
         ),
     ],
 )

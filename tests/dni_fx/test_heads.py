@@ -197,8 +197,6 @@ def test_auto_asks_the_head_only_where_there_are_labels_for_it():
     assert learner((value,), torch.randint(CLASSES, (4,))).natural
     assert not learner((value,), None).natural
     assert not learner((value,), torch.rand(4, 3, CLASSES)).natural
-    assert learner.window == 2
-    assert learner_of("auto").window == 1
 
 
 @pytest.mark.parametrize("name", ["critic", "local-head"])

@@ -88,16 +88,6 @@ def test_a_segment_frees_its_activations_before_the_next_one_runs():
     assert sorted(sum(not gone for gone in found) for found in expired) == [1, 2]
 
 
-@pytest.mark.parametrize("stages", [2, 3, 5])
-def test_a_window_that_nobody_asked_for_leaves_something_cut(stages):
-    cut, inputs = stirred_zoo("residual", plan=f"balanced:stages={stages}")
-    for dni in dni_fx.boundaries(cut).values():
-        dni.learner.window = 4
-    for _ in range(4):
-        turned(cut, inputs, 1)
-        assert len(joined(cut)) > 1
-
-
 def test_fade_goes_in_a_straight_line_from_the_truth_to_the_mix():
     model, inputs = made("chain")
     cut = dni_fx.decouple(model, inputs, plan="bottleneck:stages=2", interface="dni:warmup=2,fade=4,mix=0.2")

@@ -42,6 +42,7 @@ def add_training(parser: argparse.ArgumentParser, batch: int = 256, lr: float = 
     parser.add_argument("--points", type=int, default=20, help="how often a run is judged")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--no-decay", dest="decay", action="store_false", help="keep the rate constant")
 
 
 def steps_of(options: argparse.Namespace, data: Data) -> int:

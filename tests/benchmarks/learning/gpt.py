@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--time", type=int, default=64, help="characters in a sample")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
-    parser.set_defaults(steps=3000)
+    parser.set_defaults(steps=3000, decay=False)
     options = parser.parse_args()
     tasks = [
         Task(
@@ -42,6 +42,7 @@ def main() -> None:
             options.points,
             optimizer="AdamW",
             lr=options.lr,
+            decay=options.decay,
             warmup=100,
             clip=1.0,
             bf16=options.bf16,

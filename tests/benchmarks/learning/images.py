@@ -37,6 +37,7 @@ def main() -> None:
         steps_of(options, data()),
         options.points,
         lr=options.lr,
+        decay=options.decay,
         bf16=options.bf16,
         channels_last=options.channels_last,
     )

@@ -20,9 +20,10 @@ class Task:
 
     `setting` is what the tables call it. The learning rate rises for `warmup` steps in a straight line,
     `clip` bounds the norm of all gradients, and 0 is none of either. The net is judged before the first
-    step, and at `points` places spread evenly over the steps. `halfway` is called with the net after half
-    of the steps. In `diagnosed` steps more, which count for nothing else, it is measured how well the
-    synthesizers guess.
+    step, and at `points` places spread evenly over the steps. With `decay` the rate falls to a hundredth of
+    `lr` over the steps, in a straight line, and stays there for whoever goes on. `halfway` is called with
+    the net after half of the steps. In `diagnosed` steps more, which count for nothing else, it is measured
+    how well the synthesizers guess.
     """
 
     setting: str
@@ -35,11 +36,18 @@ class Task:
     optimizer: str = "Adam"
     lr: float = 1e-3
     warmup: int = 0
+    decay: bool = False
     clip: float = 0.0
     bf16: bool = False
     channels_last: bool = False
     diagnosed: int = 20
     halfway: Callable[[nn.Module], object] | None = None
+
+    def rate(self, done: int) -> float:
+        """The learning rate after so many steps."""
+        rising = min((done + 1) / self.warmup, 1.0) if self.warmup else 1.0
+        falling = max(1 - done / max(self.steps, 1), 0.01) if self.decay else 1.0
+        return self.lr * rising * falling
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def main() -> None:
         steps_of(options, data()),
         options.points,
         lr=options.lr,
+        decay=options.decay,
     )
     show(runs_of([task], options))
 

@@ -78,7 +78,13 @@ def main() -> None:
     options = parser.parse_args()
     data = partial(images, options.data)
     task = task_of(
-        options.hidden, data, options.batch, steps_of(options, data()), points=options.points, lr=options.lr
+        options.hidden,
+        data,
+        options.batch,
+        steps_of(options, data()),
+        points=options.points,
+        lr=options.lr,
+        decay=options.decay,
     )
     tasks = [replace(task, setting=kind, halfway=partial(poison, kind=kind)) for kind in FACTORS]
     runs = runs_of(tasks, options, equal_time=False)

@@ -80,9 +80,8 @@ class Loop:
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step of training; returns the loss of the batch."""
-        if self.task.warmup:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.task.lr * min((self.done + 1) / self.task.warmup, 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.task.rate(self.done)
         self.optimizer.zero_grad()
         with self.precision():
             loss = loss_of(self.net(x, dni_context=y) if self.job.row.labels else self.net(x), y)
