@@ -14,6 +14,7 @@ https://arxiv.org/abs/1608.05343. This file and `release.py` are the two that be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -153,7 +154,7 @@ class DNI(Pupil):
         result: list[Tensor] = []
         for guess, value, exact, unit in zip(synthesis.gradients, values, true, synthesis.units, strict=True):
             guess = guess.detach().to(wide(guess))  # a mean loss makes gradients too small for half precision
-            guess = torch.where(guess.sum().isfinite(), guess, 0)
+            guess = _finite(guess)
             if bound := self.interface.clip:
                 guess = _bounded(guess, bound * unit if synthesis.natural else torch.full_like(unit, bound))
             # A number and a tensor of float32 would be multiplied in float32.
@@ -208,6 +209,14 @@ class _Substitute(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *true: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, None, None, *ctx.dni.answer(ctx.synthesis, ctx.like, true, ctx.mix)
+
+
+def _finite(guess: Tensor) -> Tensor:
+    """The guess, or zeros if an element of it is not finite."""
+    total = guess.sum()
+    if guess.device.type == "cpu":
+        return guess if math.isfinite(float(total)) else torch.zeros_like(guess)
+    return torch.where(total.isfinite(), guess, 0)  # asks nothing of the device
 
 
 def _bounded(guess: Tensor, most: Tensor) -> Tensor:

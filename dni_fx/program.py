@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.utils._pytree as pytree
@@ -176,7 +177,16 @@ class Program:
 
 def signature_of(model: nn.Module) -> inspect.Signature:
     """The signature of the model's forward, as its callers see it."""
-    return inspect.signature(model.forward)
+    if "forward" in vars(model):
+        return inspect.signature(model.forward)
+    cls = type(model)
+    known = _signatures.get(cls)
+    if known is None or known[0] is not cls.forward:  # reading one takes as long as a small layer
+        known = _signatures[cls] = cls.forward, inspect.signature(model.forward)
+    return known[1]
+
+
+_signatures: WeakKeyDictionary[type, tuple[Any, inspect.Signature]] = WeakKeyDictionary()
 
 
 def key_of(tree: nn.Module, call: Call) -> Key:

@@ -85,7 +85,7 @@ class Pupil(nn.Module):
             assert synthesis.loss is not None
             if bool(loss.isfinite()):
                 error = (synthesis.loss - loss.detach().to(synthesis.loss)).square()
-                self._collect(error, synthesis, keep=True)
+                self._collect([error], [None], synthesis, keep=True)
             synthesis.loss = None
         self.waits_for_loss = []
 
@@ -99,15 +99,21 @@ class Pupil(nn.Module):
         if isinstance(self.learner, Remembering):
             scaled = tuple(t / unit.to(t.dtype) for t, unit in zip(targets, units, strict=True))
             self.learner.remember(scaled, synthesis.context)
-        with torch.enable_grad():
-            loss = torch.zeros(()) if synthesis.objective is None else synthesis.objective
-            for guess, target, unit in zip(synthesis.gradients, targets, units, strict=True):
-                if guess.requires_grad:
-                    own, unit = guess.to(target.dtype), unit.to(target.dtype)
-                    own = own / unit if synthesis.natural else own
-                    loss = loss.to(own) + (own - target / unit).square().mean()
-            if loss.requires_grad:
-                self._collect(loss, synthesis, keep=synthesis.loss is not None)
+        heads: list[Tensor] = []
+        ups: list[Tensor | None] = []
+        for guess, target, unit in zip(synthesis.gradients, targets, units, strict=True):
+            if guess.requires_grad:
+                unit = unit.to(target.dtype)
+                own = guess.detach().to(target.dtype)
+                error = (own - target) / unit if synthesis.natural else own - target / unit
+                slope = error.mul_(2 / max(error.numel(), 1))  # of the mean of squares
+                heads.append(guess)
+                ups.append((slope / unit if synthesis.natural else slope).to(guess.dtype))
+        if synthesis.objective is not None and synthesis.objective.requires_grad:
+            heads.append(synthesis.objective)
+            ups.append(None)
+        if heads:
+            self._collect(heads, ups, synthesis, keep=synthesis.loss is not None)
         if synthesis.learned is not None:
             self._add(synthesis.learned, synthesis.gradient_scale)
 
@@ -127,10 +133,12 @@ class Pupil(nn.Module):
                 self.guard.locked,
             )
 
-    def _collect(self, loss: Tensor, synthesis: Synthesis, keep: bool) -> None:
+    def _collect(
+        self, heads: Sequence[Tensor], ups: Sequence[Tensor | None], synthesis: Synthesis, keep: bool
+    ) -> None:
         try:
             gradients = torch.autograd.grad(
-                loss, list(self.learner.parameters()), allow_unused=True, retain_graph=keep
+                heads, list(self.learner.parameters()), ups, allow_unused=True, retain_graph=keep
             )
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
