@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import is_
 from typing import Any, TypeVar
@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
-from typing_extensions import override
 
 from dni_fx.calls import Call, call_of
 from dni_fx.compiled import condition_of, number_of
 from dni_fx.dni import DNI
 from dni_fx.errors import CaptureError, DniError, PlanError
 from dni_fx.hooks import Hooks, hooks_passed_by, numbers_of
+from dni_fx.interfaces import Interfaces
 from dni_fx.program import Capture, Key, Program, key_of, modules_of, signature_of
 from dni_fx.refusals import refuse_meta, refuse_transforms
 from dni_fx.release import own_saved_tensors, run_stages
@@ -36,52 +36,6 @@ from passes.switches import switches_kept
 from passes.values import value_of
 
 _T = TypeVar("_T")
-
-
-class Interfaces(nn.Module):
-    """Holds the DNIs of a model by the names of their boundaries, and counts their steps.
-
-    State that is loaded before the boundary is there waits for it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._waiting: dict[str, Tensor] = {}
-        self._number: int | None = None
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long, device="cpu"))
-
-    def count(self) -> int:
-        """One more step has begun; returns how many there are."""
-        if self._number is None:
-            self._number = int(self.get_buffer("steps"))
-        self._number += 1
-        self.get_buffer("steps").fill_(self._number)
-        return self._number
-
-    def settle(self, name: str) -> None:
-        """Load what waited for the boundary that has just been filled."""
-        mine = {key: value for key, value in self._waiting.items() if key.startswith(f"{name}.")}
-        if mine:
-            self.get_submodule(name).load_state_dict({k.removeprefix(f"{name}."): v for k, v in mine.items()})
-            self._waiting = {key: value for key, value in self._waiting.items() if key not in mine}
-
-    @override
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination |= {f"{prefix}{key}": value for key, value in self._waiting.items()}
-
-    @override
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        self._number = None
-        if dict(self.named_children()):
-            return super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        mine = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-        if "steps" in mine:
-            self.get_buffer("steps").copy_(mine.pop("steps"))
-        self._waiting |= mine
-        return None
 
 
 @dataclass(frozen=True)
