@@ -16,7 +16,7 @@ NETS = {
     "MLP": (mlp, "at:after=hidden1+hidden2+hidden3"),
     "residual": (Residual, "at:after=first.inner+second.inner"),
 }
-WAYS = {"backprop": "", "last stage only": "zero", "DNI": "auto", "cDNI": "auto"}
+WAYS = {"backprop": "", "last stage only": "zero", "without labels": "auto", "with labels": "auto"}
 SEEDS = (0, 1, 2)
 
 
@@ -32,7 +32,7 @@ def train(net: str, way: str, seed: int, epochs: int) -> nn.Module:
         for batch in torch.randperm(len(X_TRAIN)).split(64):
             x, y = X_TRAIN[batch], Y_TRAIN[batch]
             optimizer.zero_grad()
-            F.cross_entropy(model(x, dni_context=y) if way == "cDNI" else model(x), y).backward()
+            F.cross_entropy(model(x, dni_context=y) if way == "with labels" else model(x), y).backward()
             optimizer.step()
     return model.eval()
 
@@ -51,7 +51,7 @@ if __name__ == "__main__":
             right = [(model(X_TEST).argmax(1) == Y_TEST).float().mean() for model in models]
             print(f" {100 * sum(right) / len(right):10.1f}", end="", flush=True)
         print()
-    cut = train("MLP", "cDNI", SEEDS[0], options.epochs)
+    cut = train("MLP", "with labels", SEEDS[0], options.epochs)
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"\n{dni_fx.verify(cut)}\n")
     dni_fx.save(cut, options.out / "mlp.pt2")

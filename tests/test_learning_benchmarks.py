@@ -72,7 +72,7 @@ def test_runs_that_are_in_the_file_are_not_run_again(monkeypatch, tmp_path, caps
 
 def test_a_run_that_fails_is_told_of_and_tried_again(monkeypatch, tmp_path, capsys):
     path = tmp_path / "runs.json"
-    options = f"{SMALL['one_cut']} --seeds 1 --jobs 1 --rows cDNI --json {path} --regression"
+    options = f"{SMALL['one_cut']} --seeds 1 --jobs 1 --rows cDNI --json {path} --cdni"
     for _ in range(2):
         run(monkeypatch, "one_cut", f"{options} conv")
         said = capsys.readouterr()

@@ -50,8 +50,10 @@ def test_a_sample_imports_only_the_library_torch_and_its_data(sample):
 
 def test_digits_prints_one_table_and_writes_the_files_that_it_names(tmp_path):
     printed = python(tmp_path, FOLDER / "digits.py", "--epochs", "1", "--out", "here")
-    table = re.findall(r"^(backprop|last stage only|DNI|cDNI) +([\d.]+) +([\d.]+)$", printed, re.MULTILINE)
-    assert [row for row, *_ in table] == ["backprop", "last stage only", "DNI", "cDNI"]
+    table = re.findall(
+        r"^(backprop|last stage only|without labels|with labels) +([\d.]+) +([\d.]+)$", printed, re.MULTILINE
+    )
+    assert [row for row, *_ in table] == ["backprop", "last stage only", "without labels", "with labels"]
     assert all(0 < float(cell) <= 100 for _, *cells in table for cell in cells)
     named = re.search(r"^wrote (\S+) and (\S+)$", printed, re.MULTILINE)
     assert {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "here").iterdir()} == set(
@@ -71,7 +73,7 @@ def test_local_reports_each_epoch_and_an_accuracy_far_above_chance(tmp_path):
 @pytest.mark.parametrize("net", ["MLP", "residual"])
 def test_a_net_cut_everywhere_comes_within_3_points_of_backprop_with_labels(net, tmp_path):
     script = (
-        f"import digits\nfor way in ('backprop', 'cDNI'):\n model = digits.train({net!r}, way, 0, 20)\n"
+        f"import digits\nfor way in ('backprop', 'with labels'):\n model = digits.train({net!r}, way, 0, 20)\n"
         " print(float((model(digits.X_TEST).argmax(1) == digits.Y_TEST).float().mean()))"
     )
     backprop, cut = map(float, python(tmp_path, "-c", script).split())

@@ -15,13 +15,13 @@ from tests.benchmarks.learning.jobs import Group, Job, Task
 from tests.benchmarks.learning.pool import carried_out, default_processes
 from tests.benchmarks.learning.records import Run, load, save
 from tests.benchmarks.learning.report import remarks, tables
-from tests.benchmarks.learning.rows import BACKPROP, ROWS, Row, rows
+from tests.benchmarks.learning.rows import BACKPROP, ROWS, Regression, Row, rows
 from tests.benchmarks.learning.runs import say
 
 ALL = tuple(row.name for row in ROWS)
 
 
-def options_of(doc: str | None, regression: str, rows: Sequence[str] = ALL) -> argparse.ArgumentParser:
+def options_of(doc: str | None, regression: Regression, rows: Sequence[str] = ALL) -> argparse.ArgumentParser:
     """A parser with the options that say what is run, and these defaults."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -30,8 +30,11 @@ def options_of(doc: str | None, regression: str, rows: Sequence[str] = ALL) -> a
     add("--seeds", type=int, default=3)
     said = "names with commas between, or texts of synthesizers such as mlp:depth=2, which see the labels"
     add("--rows", nargs="+", default=[",".join(rows)], metavar="NAMES", help=said)
-    add("--regression", default=regression, metavar="TEXT", help="the synthesizer of DNI and cDNI")
-    add("--interface", default="dni", metavar="TEXT", help="that of all rows")
+    add("--dni", default=regression.unconditional, metavar="TEXT", help="the synthesizer of DNI")
+    add("--cdni", default=regression.conditional, metavar="TEXT", help="the synthesizer of cDNI")
+    add("--dni-interface", default=regression.interface, metavar="TEXT", help="that of DNI and cDNI")
+    add("--dni-pace", type=float, default=regression.pace, help="the rate of DNI by that of the others")
+    add("--interface", default="dni", metavar="TEXT", help="that of the other rows")
     add("--jobs", type=int, default=default_processes(), help="processes; one a core if not given")
     add("--steps", type=int, help="of a run")
     return parser
@@ -52,7 +55,8 @@ def steps_of(options: argparse.Namespace, data: Data) -> int:
 
 def rows_of(options: argparse.Namespace) -> list[Row]:
     """The rows that are asked for."""
-    return rows(names_of(options.rows), options.regression, options.interface)
+    regression = Regression(options.dni, options.cdni, options.dni_interface, options.dni_pace)
+    return rows(names_of(options.rows), regression, options.interface)
 
 
 def names_of(given: Sequence[str]) -> list[str]:

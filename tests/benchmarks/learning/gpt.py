@@ -16,13 +16,14 @@ from tests.benchmarks.learning.command import add_training, options_of, runs_of,
 from tests.benchmarks.learning.data import text
 from tests.benchmarks.learning.jobs import Task
 from tests.benchmarks.learning.nets import gpt
+from tests.benchmarks.learning.rows import Regression
 
 ROWS = "backprop", "zero", "local-head", "critic", "DNI", "cDNI", "default"
 
 
 def main() -> None:
     """Train and print."""
-    parser = options_of(__doc__, regression="mlp", rows=ROWS)
+    parser = options_of(__doc__, regression=Regression("mlp", "mlp"), rows=ROWS)
     add_training(parser, batch=16)
     parser.add_argument("--stages", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--blocks", type=int, default=8)

@@ -16,11 +16,12 @@ from tests.benchmarks.learning.command import add_training, options_of, runs_of,
 from tests.benchmarks.learning.data import images
 from tests.benchmarks.learning.jobs import Task
 from tests.benchmarks.learning.nets import cnn
+from tests.benchmarks.learning.rows import Regression
 
 
 def main() -> None:
     """Train and print."""
-    parser = options_of(__doc__, regression="conv")
+    parser = options_of(__doc__, regression=Regression("conv", "conv", "dni:lr=0.01,warmup=100"))
     add_training(parser)
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=10)

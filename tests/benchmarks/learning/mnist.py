@@ -18,6 +18,7 @@ from tests.benchmarks.learning.command import add_training, options_of, runs_of,
 from tests.benchmarks.learning.data import Images, images
 from tests.benchmarks.learning.jobs import Task
 from tests.benchmarks.learning.nets import fcn
+from tests.benchmarks.learning.rows import Regression
 
 
 def task_of(hidden: int, data: Callable[[], Images], batch: int, steps: int, **options: Any) -> Task:
@@ -29,7 +30,7 @@ def task_of(hidden: int, data: Callable[[], Images], batch: int, steps: int, **o
 
 def main() -> None:
     """Train and print."""
-    parser = options_of(__doc__, regression="mlp")
+    parser = options_of(__doc__, regression=Regression("linear", "mlp", "dni:lr=0.01,warmup=235", pace=0.3))
     add_training(parser)
     parser.add_argument("--hidden", type=int, nargs="+", default=[3, 4, 5, 6])
     parser.add_argument("--epochs", type=int, default=10)

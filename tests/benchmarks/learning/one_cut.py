@@ -16,13 +16,14 @@ from tests.benchmarks.learning.command import add_training, options_of, runs_of,
 from tests.benchmarks.learning.data import images
 from tests.benchmarks.learning.jobs import Task
 from tests.benchmarks.learning.nets import plain
+from tests.benchmarks.learning.rows import Regression
 
 ROWS = "backprop", "DNI", "cDNI", "critic", "local-head"
 
 
 def main() -> None:
     """Train and print."""
-    parser = options_of(__doc__, regression="mlp", rows=ROWS)
+    parser = options_of(__doc__, regression=Regression("linear", "mlp"), rows=ROWS)
     add_training(parser, batch=64)
     parser.add_argument("--cut", default="hidden1", metavar="MODULE")
     parser.add_argument("--norm", action="store_true", help="batch norm after each linear layer")

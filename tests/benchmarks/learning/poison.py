@@ -27,6 +27,7 @@ from tests.benchmarks.learning.data import images
 from tests.benchmarks.learning.mnist import task_of
 from tests.benchmarks.learning.records import Run
 from tests.benchmarks.learning.report import remarks, spread
+from tests.benchmarks.learning.rows import Regression
 
 ROWS = "DNI", "cDNI", "critic", "local-head", "delayed", "default"
 FACTORS = {"none": 1.0, "nan": float("nan"), "negated": -10.0, "huge": 1e4}
@@ -71,7 +72,7 @@ def cell(found: dict[int, float], sound: dict[int, float]) -> str:
 
 def main() -> None:
     """Train and print."""
-    parser = options_of(__doc__, regression="mlp", rows=ROWS)
+    parser = options_of(__doc__, regression=Regression("mlp", "mlp"), rows=ROWS)
     add_training(parser)
     parser.add_argument("--hidden", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)

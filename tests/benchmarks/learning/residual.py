@@ -15,11 +15,12 @@ from tests.benchmarks.learning.command import add_training, options_of, runs_of,
 from tests.benchmarks.learning.data import images
 from tests.benchmarks.learning.jobs import Task
 from tests.benchmarks.learning.nets import resnet
+from tests.benchmarks.learning.rows import Regression
 
 
 def main() -> None:
     """Train and print."""
-    parser = options_of(__doc__, regression="conv")
+    parser = options_of(__doc__, regression=Regression("conv", "conv", "dni:lr=0.01,warmup=100"))
     add_training(parser, batch=128)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--stages", type=int, nargs="+", default=[2, 4, 8])

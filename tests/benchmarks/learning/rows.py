@@ -17,16 +17,20 @@ from passes import parse
 class Row:
     """What fills the cuts. Without a synthesizer there are none, and the net learns by backprop.
 
-    With `labels` the synthesizers see what the net is to say (cDNI).
+    With `labels` the synthesizers see what the net is to say (cDNI). The rate of the net's own optimizer is
+    `pace` times that of the other rows.
     """
 
     name: str
     synthesizer: str = ""
     labels: bool = False
     interface: str = "dni"
+    pace: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.synthesizer} {self.interface} labels={self.labels}" if self.synthesizer else "backprop"
+        pace = f" pace={self.pace}" if self.pace != 1 else ""
+        known = f"{self.synthesizer} {self.interface} labels={self.labels}{pace}"
+        return known if self.synthesizer else "backprop"
 
     def cut(self, net: nn.Module, example: torch.Tensor, plan: str) -> nn.Module:
         """The net as it is to be trained; parameters are shared."""
@@ -51,16 +55,34 @@ ROWS = (
 )
 
 
-def rows(names: Sequence[str], regression: str, interface: str = "dni") -> list[Row]:
-    """The rows of these names; DNI and cDNI are by the synthesizer `regression`.
+@dataclass(frozen=True)
+class Regression:
+    """How DNI and cDNI guess: by which synthesizers, with which interface, and DNI at which pace."""
+
+    unconditional: str
+    conditional: str
+    interface: str = "dni:lr=0.01"
+    pace: float = 1.0
+
+    def of(self, row: Row) -> Row:
+        """The row, if it is one of these, by this regression."""
+        if row.name == "DNI":
+            return replace(row, synthesizer=self.unconditional, interface=self.interface, pace=self.pace)
+        if row.name == "cDNI":
+            return replace(row, synthesizer=self.conditional, interface=self.interface)
+        return row
+
+
+def rows(names: Sequence[str], regression: Regression, interface: str = "dni") -> list[Row]:
+    """The rows of these names; DNI and cDNI are by `regression`, the others with `interface`.
 
     A name that is no row's is the text of a synthesizer, which sees the labels.
 
     Raises:
         UnknownNameError, SpecError: it is neither.
 
-    >>> [str(row) for row in rows(["cDNI", "mlp:depth=2"], "conv")]
-    ['conv dni labels=True', 'mlp:depth=2 dni labels=True']
+    >>> [str(row) for row in rows(["cDNI", "mlp:depth=2"], Regression("linear", "conv"))]
+    ['conv dni:lr=0.01 labels=True', 'mlp:depth=2 dni labels=True']
     """
     known = {row.name: row for row in ROWS}
     found: list[Row] = []
@@ -68,7 +90,5 @@ def rows(names: Sequence[str], regression: str, interface: str = "dni") -> list[
         if (row := known.get(name)) is None:
             parse(name, SYNTHESIZERS)
             row = Row(name, name, labels=True)
-        if row.name in ("DNI", "cDNI"):
-            row = replace(row, synthesizer=regression)
-        found.append(replace(row, interface=interface) if row.synthesizer else row)
+        found.append(regression.of(replace(row, interface=interface) if row.synthesizer else row))
     return found

@@ -81,7 +81,7 @@ class Loop:
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step of training; returns the loss of the batch."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.task.rate(self.done)
+            group["lr"] = self.task.rate(self.done) * self.job.row.pace
         self.optimizer.zero_grad()
         with self.precision():
             loss = loss_of(self.net(x, dni_context=y) if self.job.row.labels else self.net(x), y)

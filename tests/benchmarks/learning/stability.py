@@ -28,6 +28,7 @@ from tests.benchmarks.learning.jobs import Task
 from tests.benchmarks.learning.nets import fcn, gpt, resnet
 from tests.benchmarks.learning.records import Run
 from tests.benchmarks.learning.report import spread
+from tests.benchmarks.learning.rows import Regression
 
 ROWS = "backprop", "zero", "DNI", "cDNI", "critic", "local-head", "delayed", "default"
 NETS = {
@@ -120,7 +121,7 @@ def summary(runs: Sequence[Run]) -> Table:
 
 def main() -> None:
     """Train and print."""
-    parser = options_of(__doc__, regression="mlp", rows=ROWS)
+    parser = options_of(__doc__, regression=Regression("mlp", "mlp"), rows=ROWS)
     parser.add_argument("--text", type=Path, metavar="FILE", help="what the language model learns")
     parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 1024])
