@@ -57,16 +57,22 @@ class Report:
         return "\n".join(lines)
 
 
-def check(cut: Decoupled, call: Call) -> Report:
-    """Compare a cut model with its original on an example. Both are copied first, so nothing changes."""
+def check(cut: Decoupled, call: Call, context: Tensor | None = None) -> Report:
+    """Compare a cut model with its original on an example. Both are copied first, so nothing changes.
+
+    Synthesizers that need labels see zeros where no context is given.
+    """
+    needs = any(dni.synthesizer.needs == "context" for dni in dnis(cut).values())
+    if needs and context is None and not cutting_of(cut).context:
+        context = torch.zeros(call.batch, dtype=torch.long, device=call.leaves[0].device)
     with torch.random.fork_rng(devices=call.cuda_devices), torch.enable_grad():
-        return Report(tuple(_checks(cut, call)))
+        return Report(tuple(_checks(cut, call, context)))
 
 
-def _checks(cut: Decoupled, call: Call) -> Iterator[Check]:
-    yield _forward_in_train(*_twins(cut), call)
+def _checks(cut: Decoupled, call: Call, context: Tensor | None) -> Iterator[Check]:
+    yield _forward_in_train(*_twins(cut), call, context)
     yield _forward_in_eval(*_twins(cut), _twins(cut)[0], call)
-    yield _oracle(*_twins(cut), call)
+    yield _oracle(*_twins(cut), call, context)
     ours, _ = _twins(cut)
     with training_mode(ours):
         graph = cutting_of(ours).graph(ours, call)
@@ -74,7 +80,7 @@ def _checks(cut: Decoupled, call: Call) -> Iterator[Check]:
     yield Check(
         "no gradient path past a boundary", not found, ", ".join(found) or f"{len(dnis(cut))} boundaries"
     )
-    yield _scaling(ours, graph, call)
+    yield _scaling(ours, graph, call, context)
     shared = shared_parameters(graph.road.stages)
     listed = ", ".join(f"{name} (stages {' and '.join(map(str, at))})" for name, at in shared.items())
     yield Check("parameters that several stages read", True, listed or "none")
@@ -92,12 +98,14 @@ def _copied(cut: Decoupled) -> Decoupled:
     def own(tensor: Tensor) -> Tensor:
         return tensor.detach().clone().requires_grad_(tensor.is_leaf and tensor.requires_grad)
 
-    return shell(cut, replace=own)
+    copied = shell(cut, replace=own)
+    cutting_of(copied).step.tells_loss = True  # nothing is learned here, from a loss or anything else
+    return copied
 
 
-def _forward_in_train(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
+def _forward_in_train(ours: Decoupled, theirs: nn.Module, call: Call, context: Tensor | None) -> Check:
     with training_mode(ours), training_mode(theirs):
-        a, b = _seeded(ours, call), _seeded(theirs, call)
+        a, b = _seeded(ours, call, context), _seeded(theirs, call)
         buffers = [
             name for name, buffer in theirs.named_buffers() if not _equal(buffer, ours.get_buffer(name))
         ]
@@ -135,10 +143,10 @@ def _rounding(outputs: Any) -> float:
     )
 
 
-def _oracle(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
+def _oracle(ours: Decoupled, theirs: nn.Module, call: Call, context: Tensor | None) -> Check:
     cutting_of(ours).step.exact = True
     with training_mode(ours), training_mode(theirs):
-        _objective(_seeded(ours, call)).backward()
+        _objective(_seeded(ours, call, context)).backward()
         _objective(_seeded(theirs, call)).backward()
     worst, where, fine = 0.0, "", True
     largest = max((_largest(parameter.grad) for parameter in theirs.parameters()), default=0.0)
@@ -154,7 +162,7 @@ def _oracle(ours: Decoupled, theirs: nn.Module, call: Call) -> Check:
     )
 
 
-def _scaling(ours: Decoupled, graph: CutGraph, call: Call) -> Check:
+def _scaling(ours: Decoupled, graph: CutGraph, call: Call, context: Tensor | None) -> Check:
     """Multiply the loss: gradients of stages that do not make an output must not notice."""
     name = "scaling the loss changes no earlier gradient"
     cutting_of(ours).step.takes_turns = False
@@ -168,7 +176,7 @@ def _scaling(ours: Decoupled, graph: CutGraph, call: Call) -> Check:
     with training_mode(ours):
         for factor in (1.0, 8.0):
             twin = _copied(ours)
-            (_objective(_seeded(twin, call)) * factor).backward()
+            (_objective(_seeded(twin, call, context)) * factor).backward()
             results.append([twin.get_parameter(n).grad for n in early])
     changed = [n for n, a, b in zip(early, *results, strict=True) if _relative(a, b)]
     return Check(
@@ -195,8 +203,10 @@ def _keys(cut: Decoupled) -> Check:
     return Check("state-dict keys are kept", not lost and not added, says)
 
 
-def _seeded(model: Callable[..., Any], call: Call) -> Any:
+def _seeded(model: Callable[..., Any], call: Call, context: Tensor | None = None) -> Any:
     args, kwargs = call.form.rebuild(call.copies())
+    if context is not None:
+        kwargs["dni_context"] = context
     torch.manual_seed(_SEED)
     return with_fields(model(*args, **kwargs))
 

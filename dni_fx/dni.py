@@ -112,7 +112,10 @@ class DNI(Pupil):
         self._check_needs(now)
         with torch.set_grad_enabled(self.learns and not now.exact):
             guess = self.learner(values, now.context)
-        for value, gradient, known in zip(values, guess.gradients, self.spec.values, strict=True):
+            gradients = guess.gradients
+            if guess.natural:  # per sample, as everything that is compared
+                gradients = tuple(gradient * now.batch for gradient in gradients)
+        for value, gradient, known in zip(values, gradients, self.spec.values, strict=True):
             if gradient.shape != value.shape:
                 raise SynthesizerError(
                     f"at {self.spec.name} (after {known.anchor}) {type(self.learner).__name__} "
@@ -120,7 +123,7 @@ class DNI(Pupil):
                     "A gradient has the shape of its value."
                 )
         made = Synthesis(
-            guess.gradients,
+            gradients,
             self.scale.units(),
             guess.natural,
             guess.objective,

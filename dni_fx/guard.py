@@ -58,8 +58,13 @@ class Guard(nn.Module):
         return self._known
 
     def _keep(self, count: int, smooth: float, locked: bool) -> None:
-        self._known = count, smooth, locked
-        self.get_buffer("state").copy_(torch.tensor(self._known))
+        kept = torch.tensor([count, smooth, locked])
+        self.get_buffer("state").copy_(kept)
+        self._known = (
+            count,
+            float(kept[1]),
+            locked,
+        )  # as it is saved, so that a run that is resumed goes on alike
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -44,7 +44,7 @@ class Adam(nn.Module):
         self._mark(True)
 
     @torch.no_grad()
-    def step(self, parameters: Iterable[nn.Parameter]) -> None:
+    def step(self, parameters: Sequence[nn.Parameter]) -> None:
         """Move the parameters by what was collected since the last step; nothing happens if nothing was."""
         if not self.size or not self._is_pending():
             return
@@ -69,6 +69,8 @@ class Adam(nn.Module):
             decoupled_weight_decay=True,
         )
         assert counter is self.steps
+        if self._is_fused():  # one kernel does not say that it has written
+            torch.autograd.graph.increment_version(parameters)
         self._mark(False)
 
     def _is_fused(self) -> bool:

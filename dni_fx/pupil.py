@@ -92,10 +92,11 @@ class Pupil(nn.Module):
     def step(self) -> None:
         """Update the learner with what was collected since the last time."""
         if self.optimizer is not None:
-            self.optimizer.step(self.learner.parameters())
+            self.optimizer.step(list(self.learner.parameters()))
 
     def _learn_from(self, synthesis: Synthesis, targets: Sequence[Tensor]) -> None:
-        units = self.scale.units().clamp_min(torch.finfo(torch.float32).tiny)
+        units = self.scale.units()
+        units = torch.where(units > 0, units, torch.inf)  # of zeros there is no unit, and nothing to learn
         if isinstance(self.learner, Remembering):
             scaled = tuple(t / unit.to(t.dtype) for t, unit in zip(targets, units, strict=True))
             self.learner.remember(scaled, synthesis.context)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from dni_fx.assembly import (
@@ -183,10 +183,10 @@ def train(
     return fit(run, batches, epochs, progress, observe, None if log_dir is None else Path(log_dir))
 
 
-def verify(cut: Decoupled, inputs: Inputs | None = None) -> Report:
+def verify(cut: Decoupled, inputs: Inputs | None = None, *, context: Tensor | None = None) -> Report:
     """Whether a cut model is equal to its original where it must be, and cut where it must be.
 
-    Without `inputs` the example is used that it was cut with.
+    Without `inputs` the example is used that it was cut with; `context` is what `dni_context=` would be.
 
     Raises:
         DniError: there is no example.
@@ -194,7 +194,7 @@ def verify(cut: Decoupled, inputs: Inputs | None = None) -> Report:
     call = example_of(cut, inputs)
     if any(not leaf.numel() for leaf in call.leaves):
         raise DniError("an example without samples proves nothing: pass a batch of one or more.")
-    return check(cut, call)
+    return check(cut, call, context)
 
 
 def export(

@@ -73,7 +73,8 @@ def test_local_reports_each_epoch_and_an_accuracy_far_above_chance(tmp_path):
 @pytest.mark.parametrize("net", ["MLP", "residual"])
 def test_a_net_cut_everywhere_comes_within_3_points_of_backprop_with_labels(net, tmp_path):
     script = (
-        f"import digits\nfor way in ('backprop', 'with labels'):\n model = digits.train({net!r}, way, 0, 20)\n"
+        "import digits\nfor way in ('backprop', 'with labels'):\n"
+        f" model = digits.train({net!r}, way, 0, 20)\n"
         " print(float((model(digits.X_TEST).argmax(1) == digits.Y_TEST).float().mean()))"
     )
     backprop, cut = map(float, python(tmp_path, "-c", script).split())

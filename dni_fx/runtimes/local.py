@@ -51,6 +51,7 @@ class _Worker(Worker):
         self.factory = optimizer
         self.optimizers: list[Optimizer] = []
         self._of_stage: dict[int, Optimizer] = {}
+        self._of_learners: Optimizer | None = None
 
     @override
     def step(
@@ -79,6 +80,11 @@ class _Worker(Worker):
         if stage.index in self._of_stage:
             self._of_stage[stage.index].step()
 
+    def update_learners(self) -> None:
+        """Step the synthesizers that have no optimizer of their own."""
+        if self._of_learners is not None:
+            self._of_learners.step()
+
     def _prepare(self, stages: Sequence[Stage]) -> None:
         if self._of_stage:
             return
@@ -88,7 +94,11 @@ class _Worker(Worker):
         for index in sorted(set(owner.values())):
             mine = [parameter for parameter, at in owner.items() if at == index]
             self._of_stage[index] = self.factory(mine)
-        self.optimizers = list(self._of_stage.values())
+        free = [
+            p for dni in dnis(self.cut).values() if dni.optimizer is None for p in dni.learner.parameters()
+        ]
+        self._of_learners = self.factory(free) if free else None
+        self.optimizers = [*self._of_stage.values(), *([self._of_learners] if self._of_learners else [])]
 
     def _refuse_mixing(self) -> None:
         locked = [name for name, dni in dnis(self.cut).items() if dni.synthesizer.exact or dni.interface.mix]
@@ -137,6 +147,9 @@ class _Pass:
         torch.autograd.backward([loss, *sent], [None, *upward])
         for held in self.held:
             self._finish(held)
+        for dni in self.dnis.values():
+            dni.step()  # those that had to hear the loss first
+        self.worker.update_learners()
         return Outcome(loss.detach(), outputs)
 
     def _forward(self, segment: Segment) -> None:
@@ -178,7 +191,7 @@ class _Pass:
             self.worker.update(stage)
             for name in stage.crossings:
                 if name not in self.consumers:  # it has learned in the backward pass of the segment
-                    self.dnis[name].step()
+                    self._step(self.dnis[name])
         here = {stage.index for stage in stages}
         for name in [name for name, readers in self.consumers.items() if readers & here]:
             gradient = held.leaves[name].grad if name in held.leaves else None
@@ -186,4 +199,9 @@ class _Pass:
             self.consumers[name] -= here
             if not self.consumers[name]:
                 self.dnis[name].regress(self.guesses.pop(name), (self.arrived.pop(name),))
-                self.dnis[name].step()
+                self._step(self.dnis[name])
+
+    def _step(self, dni: DNI) -> None:
+        """Update a synthesizer, unless it has still to learn from the loss by the weights it guessed by."""
+        if not dni.waits_for_loss:
+            dni.step()

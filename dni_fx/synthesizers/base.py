@@ -15,9 +15,10 @@ from passes import BoundarySpec, Named
 class Guess(NamedTuple):
     """What a learner returns: a gradient per value and, if it has one, an objective of its own.
 
-    `gradients` are per-sample gradients, each of its value's shape: in units of the boundary's running
-    root mean square, or as they are if the guess is `natural`. Those that hang on parameters of the
-    learner are regressed on the true ones. `objective` is a scalar that the learner minimises besides. In its
+    `gradients` are each of its value's shape: per-sample gradients in units of the boundary's running root
+    mean square, or the gradients of a mean loss as they are if the guess is `natural`. Those that hang on
+    parameters of the learner are regressed on the true ones. `objective` is a scalar that the learner
+    minimises besides. In its
     place, `learned` holds the gradients that such an objective already gave to each parameter, so that
     nothing of the objective needs to be kept. `loss` is what the learner thinks the loss of the step is,
     and is regressed on it.

@@ -46,4 +46,4 @@ class HeadLearner(Learner):
         with torch.enable_grad():
             leaves = tuple(value.detach().requires_grad_() for value in values)
             loss = self.head.loss(self.head.layout.join(leaves), context)
-            return Guess(gradient_of(loss, leaves, self.head.layout, keep=learns), natural=True)
+            return Guess(gradient_of(loss, leaves, keep=learns), natural=True)

@@ -19,6 +19,10 @@ from passes import BoundarySpec, SpecError
 _KEYS = ("auto", "label", "place")
 
 
+_CLASSES = 4
+"""How many classes there are for each sample of a batch, at most, before their memory outgrows the batch."""
+
+
 @dataclass(frozen=True)
 class Delayed(Synthesizer):
     """Guesses the true gradient that an earlier batch had here. It learns nothing and has no parameters.
@@ -26,7 +30,7 @@ class Delayed(Synthesizer):
     `by=label` guesses the running mean of the gradients that came with the sample's class, of which `memory`
     stays at each batch that has it; labels may also stand at each position. `by=place` guesses what the
     sample at the same place of the last batch had. `by=auto` goes by labels where integer labels are given
-    and their classes known, and else by place.
+    and their classes known and no more than four for each sample of the example, and else by place.
 
     It is exact where batches repeat and the weights stand still: by place for the same samples in the same
     order, by label where a class has one sample. Anywhere else it knows no more than what samples have in
@@ -71,6 +75,7 @@ class _Delayed(Remembering):
         self.choice = choice
         self.place = place_of(choice, spec)
         self.classes = spec.classes
+        self.are_few = self.classes <= _CLASSES * (spec.values[0].shape[0] if spec.values[0].shape else 1)
         self.axes = [Axes.of(value) for value in spec.values]
         for i, value in enumerate(spec.values):
             for kind in ("last", "mean", "weight"):
@@ -111,6 +116,8 @@ class _Delayed(Remembering):
         *rest, features = target.shape[labels.dim() :]
         said = labels >= 0
         present, which = labels[said].unique(return_inverse=True)
+        if len(present) and int(present[-1]) >= self.classes:
+            raise no_such_class(self.place, self.classes, labels)
         sums = target.new_zeros(len(present), *rest, features).index_add_(0, which, target[said])
         counts = which.bincount(minlength=len(present)).to(sums)
         new = sums / counts.reshape(-1, *[1] * (sums.dim() - 1))
@@ -132,7 +139,7 @@ class _Delayed(Remembering):
 
     def _labels(self, i: int, value: Tensor, context: Tensor | None) -> Tensor | None:
         """Integer labels `(batch, *part)` to go by, or None to go by place."""
-        if self.choice.by == "place":
+        if self.choice.by == "place" or (self.choice.by == "auto" and not self.are_few):
             return None
         positions = tuple(self.axes[i].to_features_last(value).shape[:-1])
         if self._names(i, positions, context):

@@ -84,23 +84,31 @@ class Head(nn.Module):
         """
         part = self._part(tuple(inside.shape[:-1]), context)
         if part is None:
-            kind = "floats" if context.is_floating_point() else "labels"
-            raise SynthesizerError(
-                f"{self.layout.place} is given {kind} of shape {tuple(context.shape)} for a value whose "
-                f"batch and positions are {tuple(inside.shape[:-1])}, and has {self.scores.outputs} outputs. "
-                "Labels are (batch,) or one for each position, of floats one for each output. Say how many "
-                'outputs there are with interface="dni:classes=10", or choose mlp here.'
-            )
+            raise self._misfit(inside, context)
         features = self._features(inside, part)
         if self._is_regression(context):
             return F.mse_loss(self.scores(features), self._as_outputs(context).to(features.dtype))
         if context.is_floating_point():
             scores = self.scores(features).flatten(0, -2)
-            return F.cross_entropy(scores, context.to(features.dtype).flatten(0, -2))
+            return F.cross_entropy(scores, self._as_outputs(context).to(features.dtype).flatten(0, -2))
         try:
             return self.scores.cross_entropy(features.flatten(0, -2), context.flatten().long())
         except IndexError:
             raise no_such_class(self.layout.place, self.scores.outputs, context) from None
+
+    def _misfit(self, inside: Tensor, context: Tensor) -> SynthesizerError:
+        kind = "floats" if context.is_floating_point() else "labels"
+        given = f"{self.layout.place} is given {kind} of shape {tuple(context.shape)} for a value"
+        if self.layout.batch is None:
+            return SynthesizerError(
+                f"{given} without a batch, which no label can speak of. Choose zero here."
+            )
+        pixels = " with grid=1" if self.space else ""
+        return SynthesizerError(
+            f"{given} whose batch and positions are {tuple(inside.shape[:-1])}, and has "
+            f"{self.scores.outputs} outputs. Labels are (batch,) or{pixels} one for each position; floats one "
+            'for each output as well. Say how many there are with interface="dni:classes=10", or choose mlp.'
+        )
 
     def free_energy(self, inside: Tensor) -> Tensor:
         """The mean log of the summed exponentials of the scores of `(batch, *positions, features)`."""
@@ -198,11 +206,6 @@ def _grid(choice: Headed, features: int, spec: BoundarySpec) -> int:
     return max(most, 1)
 
 
-def gradient_of(loss: Tensor, leaves: tuple[Tensor, ...], layout: Layout, keep: bool) -> tuple[Tensor, ...]:
-    """Per-sample gradients at the leaves of a mean loss, with a graph of their own if it is to `keep`."""
-    return tuple(torch.autograd.grad(loss * batch_of(leaves, layout), leaves, create_graph=keep))
-
-
-def batch_of(values: tuple[Tensor, ...], layout: Layout) -> int:
-    """How many samples the values hold; 1 where no size follows the batch."""
-    return 1 if layout.batch is None else values[0].shape[layout.batch]
+def gradient_of(loss: Tensor, leaves: tuple[Tensor, ...], keep: bool) -> tuple[Tensor, ...]:
+    """Gradients at the leaves, with a graph of their own if it is to `keep`."""
+    return tuple(torch.autograd.grad(loss, leaves, create_graph=keep))

@@ -216,7 +216,7 @@ class Context(nn.Module):
             rows = F.embedding(context.long().clamp(min=0), self.table)
         except IndexError:
             raise no_such_class(self.layout.place, self.layout.classes, context) from None
-        return rows * (context >= 0).unsqueeze(-1)
+        return rows * (context.long() >= 0).unsqueeze(-1)
 
     def _check(self, context: Tensor, positions: tuple[int, ...]) -> None:
         layout, shape = self.layout, tuple(context.shape)

@@ -105,7 +105,7 @@ class _Sequence(Learner):
         if not self.reads_tokens or part[:1] != (batch,) or part[1:2] in ((), (time,)):
             return None
         rows = self.context.rows(context, part)
-        said = context.any(-1) if context.is_floating_point() else context >= 0
+        said = context.any(-1) if context.is_floating_point() else context.long() >= 0
         return rows.reshape(batch, -1, rows.shape[-1]), said.reshape(batch, -1)
 
 

@@ -67,7 +67,7 @@ class _Sobolev(Learner):
             leaves = tuple(value.detach().requires_grad_() for value in values)
             loss = self._loss(self.layout.join(leaves), context)
             return Guess(
-                gradient_of(loss, leaves, self.layout, keep=learns),
+                gradient_of(loss, leaves, keep=learns),
                 natural=True,
                 loss=loss if learns else None,
             )

@@ -51,4 +51,4 @@ class _Surrogate(Learner):
             leaves = tuple(value.detach().requires_grad_() for value in values)
             inside = self.head.layout.join(leaves)
             loss = self.head.free_energy(inside) if context is None else self.head.loss(inside, context)
-            return Guess(gradient_of(loss, leaves, self.head.layout, keep=learns), natural=True)
+            return Guess(gradient_of(loss, leaves, keep=learns), natural=True)

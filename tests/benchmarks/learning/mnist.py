@@ -38,7 +38,7 @@ def main() -> None:
     data = partial(images, options.data)
     steps = steps_of(options, data())
     tasks = [
-        task_of(hidden, data, options.batch, steps, points=options.points, lr=options.lr)
+        task_of(hidden, data, options.batch, steps, points=options.points, lr=options.lr, decay=options.decay)
         for hidden in options.hidden
     ]
     show(runs_of(tasks, options))
