@@ -36,7 +36,9 @@ def built(choice, spec):
 
 
 def guess_of(learner, value, context=None):
-    return learner((value,), context).gradients[0]
+    """The gradient that is guessed for each sample of a value whose batch comes first."""
+    guess = learner((value,), context)
+    return guess.gradients[0] * (len(value) if guess.natural else 1)
 
 
 def perturb(learner):

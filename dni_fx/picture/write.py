@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import fx
 
 from dni_fx.assembly import training_graph
-from dni_fx.errors import DniError, FileError
+from dni_fx.errors import DniError
+from dni_fx.files import write_whole
 from dni_fx.picture.page import page_of
 from dni_fx.picture.scene import Scene, scene_of
 from dni_fx.picture.titles import with_titles
@@ -50,10 +50,10 @@ def write_picture(
     gm = training_graph(graph) if isinstance(graph, Program) else graph
     scene = scene_of(gm, plan, cost)
     if kind == ".png":
-        _put(place, _rendered(scene, "png"))
+        write_whole(place, _rendered(scene, "png"))
         return
     svg = with_titles(_rendered(scene, "svg").decode(), scene)
-    _put(place, (page_of(svg, scene) if kind == ".html" else svg).encode())
+    write_whole(place, (page_of(svg, scene) if kind == ".html" else svg).encode())
 
 
 def _rendered(scene: Scene, kind: str) -> bytes:
@@ -73,14 +73,3 @@ def _rendered(scene: Scene, kind: str) -> bytes:
         nothing = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
         figure.savefig(file, format=kind, dpi=dpi if kind == "png" else 72, metadata=nothing)
         return file.getvalue()
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            part = Path(folder) / path.name
-            part.write_bytes(data)
-            part.replace(path)
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}.") from None

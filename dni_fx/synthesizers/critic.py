@@ -33,7 +33,7 @@ class Critic(Headed):
 
 
 class HeadLearner(Learner):
-    """Guesses the gradient of its head's loss, with a graph to the head's parameters."""
+    """Guesses the gradient of its head's loss, or of what stands for one without labels."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -41,9 +41,9 @@ class HeadLearner(Learner):
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
-        assert context is not None
         learns = torch.is_grad_enabled()
         with torch.enable_grad():
             leaves = tuple(value.detach().requires_grad_() for value in values)
-            loss = self.head.loss(self.head.layout.join(leaves), context)
+            inside = self.head.layout.join(leaves)
+            loss = self.head.free_energy(inside) if context is None else self.head.loss(inside, context)
             return Guess(gradient_of(loss, leaves, keep=learns), natural=True)

@@ -7,7 +7,6 @@ the gradient is bounded by its weights.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from dni_fx.errors import SynthesizerError
 from dni_fx.synthesizers.base import Synthesizer
+from dni_fx.synthesizers.layers import hidden_layers
 from dni_fx.synthesizers.layout import Layout, no_such_class, normalized
 from dni_fx.synthesizers.scores import Scores
 from passes import BoundarySpec, SpecError
@@ -65,12 +65,12 @@ class Head(nn.Module):
         self.task = choice.task
         self.space = len(spec.values[0].shape) - 2 if is_image(spec) else 0
         self.grid = _grid(choice, layout.features, spec) if self.space else 1
-        widths = [layout.features * self.grid**self.space, *[choice.hidden or layout.features] * choice.depth]
-        self.hidden = nn.ModuleList(
-            nn.Linear(one, other, dtype=layout.dtype, device="cpu")
-            for one, other in itertools.pairwise(widths)
+        features = layout.features * self.grid**self.space
+        width = choice.hidden or layout.features
+        self.hidden = hidden_layers(features, width, choice.depth, layout.dtype)
+        self.scores = Scores(
+            width if choice.depth else features, outputs, choice.rank, choice.samples, layout.dtype
         )
-        self.scores = Scores(widths[-1], outputs, choice.rank, choice.samples, layout.dtype)
 
     def fits(self, positions: tuple[int, ...], context: Tensor | None) -> bool:
         """Whether the context has labels for samples or places of a value with these, batch first."""
@@ -106,8 +106,9 @@ class Head(nn.Module):
         pixels = " with grid=1" if self.space else ""
         return SynthesizerError(
             f"{given} whose batch and positions are {tuple(inside.shape[:-1])}, and has "
-            f"{self.scores.outputs} outputs. Labels are (batch,) or{pixels} one for each position; floats one "
-            'for each output as well. Say how many there are with interface="dni:classes=10", or choose mlp.'
+            f"{self.scores.outputs} outputs. Labels are (batch,) or{pixels} one for each position; "
+            "floats one for each output as well. Say how many there are with "
+            'interface="dni:classes=10", or choose mlp.'
         )
 
     def free_energy(self, inside: Tensor) -> Tensor:

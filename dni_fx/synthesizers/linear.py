@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
+from dni_fx.synthesizers.layers import last_layer
 from dni_fx.synthesizers.layout import Context, Layout, normalized
 from passes import BoundarySpec
 
@@ -34,9 +35,7 @@ class _Linear(Learner):
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.layout = layout
-        self.layer = nn.Linear(layout.features, layout.features, dtype=layout.dtype, device="cpu")
-        nn.init.zeros_(self.layer.weight)
-        nn.init.zeros_(self.layer.bias)
+        self.layer = last_layer(layout.features, layout.features, layout.dtype)
         self.context = Context(layout, layout.features, bound=0)
 
     @override

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
+from dni_fx.synthesizers.layers import hidden_layers, last_layer
 from dni_fx.synthesizers.layout import Context, Layout, normalized
 from passes import BoundarySpec, SpecError
 
@@ -58,15 +58,9 @@ class _MLP(Learner):
         self.activation = _ACTIVATIONS[choice.activation]
         self.norms = choice.norm == "layer"
         hidden = choice.hidden or layout.hidden
-        widths = [layout.features, *[hidden] * choice.depth]
-        self.hidden = nn.ModuleList(
-            nn.Linear(one, other, dtype=layout.dtype, device="cpu")
-            for one, other in itertools.pairwise(widths)
-        )
+        self.hidden = hidden_layers(layout.features, hidden, choice.depth, layout.dtype)
         self.context = Context(layout, hidden)
-        self.last = nn.Linear(hidden, layout.features, dtype=layout.dtype, device="cpu")
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = last_layer(hidden, layout.features, layout.dtype)
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from typing_extensions import override
 
 from dni_fx.errors import SynthesizerError
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
+from dni_fx.synthesizers.layers import hidden_layers, last_layer
 from dni_fx.synthesizers.layout import Context, Layout, normalized, spoken_of
 from passes import BoundarySpec, SpecError, ValueSpec
 
@@ -75,16 +75,10 @@ class _Sequence(Learner):
         self.layout = layout
         self.reads_tokens = choice.mixing == "attention"
         hidden = choice.hidden or layout.hidden
-        widths = [layout.features, *[hidden] * choice.depth]
-        self.hidden = nn.ModuleList(
-            nn.Linear(one, other, dtype=layout.dtype, device="cpu")
-            for one, other in itertools.pairwise(widths)
-        )
+        self.hidden = hidden_layers(layout.features, hidden, choice.depth, layout.dtype)
         self.mixing = nn.ModuleList(_mixing(choice, hidden, layout.dtype) for _ in self.hidden)
         self.context = Context(layout, hidden)
-        self.last = nn.Linear(hidden, layout.features, dtype=layout.dtype, device="cpu")
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = last_layer(hidden, layout.features, layout.dtype)
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:

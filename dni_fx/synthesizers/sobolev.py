@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
 from dni_fx.synthesizers.heads import gradient_of
+from dni_fx.synthesizers.layers import hidden_layers, last_layer
 from dni_fx.synthesizers.layout import Context, Layout, normalized
 from passes import BoundarySpec, SpecError
 
@@ -50,15 +50,9 @@ class _Sobolev(Learner):
         super().__init__()
         self.layout = layout
         hidden = choice.hidden or layout.hidden
-        widths = [layout.features, *[hidden] * choice.depth]
-        self.hidden = nn.ModuleList(
-            nn.Linear(one, other, dtype=layout.dtype, device="cpu")
-            for one, other in itertools.pairwise(widths)
-        )
+        self.hidden = hidden_layers(layout.features, hidden, choice.depth, layout.dtype)
         self.context = Context(layout, hidden)
-        self.last = nn.Linear(hidden, 1, dtype=layout.dtype, device="cpu")
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = last_layer(hidden, 1, layout.dtype)
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
-from dni_fx.synthesizers.base import Guess, Learner
-from dni_fx.synthesizers.heads import Head, Headed, gradient_of, head_for, outputs_of
+from dni_fx.synthesizers.base import Learner
+from dni_fx.synthesizers.critic import HeadLearner
+from dni_fx.synthesizers.heads import Headed, head_for, outputs_of
 from passes import BoundarySpec
 
 _OUTPUTS = 32
@@ -36,19 +35,4 @@ class Surrogate(Headed):
 
     @override
     def build(self, spec: BoundarySpec) -> Learner:
-        return _Surrogate(head_for(self, spec, outputs_of(spec) or _OUTPUTS))
-
-
-class _Surrogate(Learner):
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-
-    @override
-    def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
-        learns = torch.is_grad_enabled()
-        with torch.enable_grad():
-            leaves = tuple(value.detach().requires_grad_() for value in values)
-            inside = self.head.layout.join(leaves)
-            loss = self.head.free_energy(inside) if context is None else self.head.loss(inside, context)
-            return Guess(gradient_of(loss, leaves, keep=learns), natural=True)
+        return HeadLearner(head_for(self, spec, outputs_of(spec) or _OUTPUTS))
