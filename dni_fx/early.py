@@ -70,8 +70,13 @@ def _plain(gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str]) -> int:
 
 
 def _learning(spec: BoundarySpec, each: Price) -> int:
-    """What a synthesizer takes while it learns: target, difference and square, and the gradients of each."""
-    return max(6 * _bytes(spec), 3 * _bytes(spec) + each.parameter_bytes)
+    """What a synthesizer takes while it learns: the target, thrice more to compare it, and gradients.
+
+    A guess whose features stand before other dimensions is laid out anew for that.
+    """
+    value = spec.value
+    is_turned = value.feature_dim % max(len(value.shape), 1) != len(value.shape) - 1
+    return max((4 + is_turned) * _bytes(spec), 2 * _bytes(spec) + each.parameter_bytes)
 
 
 def _stages(

@@ -20,7 +20,8 @@ class Interfaces(nn.Module):
         super().__init__()
         self._waiting: dict[str, Tensor] = {}
         self._number: int | None = None
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long, device="cpu"))
+        with torch.inference_mode(False):  # it is counted in place, whatever mode the model was cut in
+            self.register_buffer("steps", torch.zeros((), dtype=torch.long, device="cpu"))
 
     def count(self) -> int:
         """One more step has begun; returns how many there are."""

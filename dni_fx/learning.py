@@ -44,8 +44,11 @@ class Adam(nn.Module):
         self._mark(True)
 
     @torch.no_grad()
-    def step(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Move the parameters by what was collected since the last step; nothing happens if nothing was."""
+    def step(self, parameters: Sequence[nn.Parameter], pace: float = 1.0) -> None:
+        """Move the parameters by what was collected since the last step; nothing happens if nothing was.
+
+        `pace` multiplies the learning rate.
+        """
         if not self.size or not self._is_pending():
             return
         self.steps: Tensor
@@ -60,7 +63,7 @@ class Adam(nn.Module):
             amsgrad=False,
             beta1=self.settings.beta1,
             beta2=self.settings.beta2,
-            lr=self.settings.lr,
+            lr=self.settings.lr * pace,
             weight_decay=self.settings.decay,
             eps=1e-8,
             maximize=False,

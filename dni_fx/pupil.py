@@ -92,7 +92,7 @@ class Pupil(nn.Module):
     def step(self) -> None:
         """Update the learner with what was collected since the last time."""
         if self.optimizer is not None:
-            self.optimizer.step(list(self.learner.parameters()))
+            self.optimizer.step(list(self.learner.parameters()), self.learner.pace)
 
     def _learn_from(self, synthesis: Synthesis, targets: Sequence[Tensor]) -> None:
         units = self.scale.units()

@@ -60,9 +60,11 @@ class _Either(Learner):
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
         if context is not None and not context.is_floating_point() and self.labeled.fits(values, context):
+            self.pace = self.labeled.pace
             guess = self.labeled(values, context)
             rest = [None] * sum(1 for _ in self.plain.parameters())
             return guess if guess.learned is None else guess._replace(learned=[*guess.learned, *rest])
+        self.pace = self.plain.pace
         return self.plain(values, context)
 
 

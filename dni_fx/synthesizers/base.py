@@ -36,10 +36,12 @@ class Learner(nn.Module, abc.ABC):
 
     It draws no random numbers in forward and holds no batch norm, so that a cut never changes
     the model's random stream and never fails at batch 1 where the model runs. One that is `silent` guesses
-    nothing but zeros, so that nobody need compute with them.
+    nothing but zeros, so that nobody need compute with them. `pace` multiplies the learning rate that the
+    interface has for it.
     """
 
     silent: bool = False
+    pace: float = 1.0
 
     @abc.abstractmethod
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:

@@ -38,6 +38,7 @@ class HeadLearner(Learner):
     def __init__(self, head: Head) -> None:
         super().__init__()
         self.head = head
+        self.pace = head.pace
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:

@@ -23,6 +23,8 @@ from passes import BoundarySpec, SpecError
 
 _TASKS = ("auto", "cross-entropy", "mse")
 _GRID = 4
+_PACE = 1 / 3
+"""Measured on a convolutional net: at the full rate the stages follow a head that is still noisy."""
 _POOLED = 2048
 """Features that are left of an image, at most: channels times the places of the grid that it is pooled to."""
 
@@ -71,6 +73,11 @@ class Head(nn.Module):
         self.scores = Scores(
             width if choice.depth else features, outputs, choice.rank, choice.samples, layout.dtype
         )
+
+    @property
+    def pace(self) -> float:
+        """How fast it learns: behind a grid it has far more weights than there are labels."""
+        return _PACE if self.space else 1.0
 
     def fits(self, positions: tuple[int, ...], context: Tensor | None) -> bool:
         """Whether the context has labels for samples or places of a value with these, batch first."""

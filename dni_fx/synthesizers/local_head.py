@@ -44,6 +44,7 @@ class LocalHeadLearner(Learner):
     def __init__(self, head: Head, regress: float) -> None:
         super().__init__()
         self.head = head
+        self.pace = head.pace
         self.regress = regress
 
     def fits(self, values: tuple[Tensor, ...], context: Tensor) -> bool:
