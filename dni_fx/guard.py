@@ -9,14 +9,17 @@ from torch import nn
 
 _MEMORY = 0.9
 """How much of the smoothed cosine stays at each new one: single batches say little."""
+_HASTE = 10
+"""For how many steps one counts in which the guess was the opposite of the truth."""
 
 
 class Guard(nn.Module):
     """Counts steps in a row in which the guesses were of no use, and locks the boundary at `patience`.
 
-    A step counts if the smoothed cosine of synthetic and true gradient is 0 or below, or if one of both
-    is not finite. A true gradient that is 0 says nothing. A locked boundary sends true gradients; its
-    synthesizer goes on learning, and `release` puts it back to work.
+    A step counts if the smoothed cosine of synthetic and true gradient is 0 or below, up to ten times the
+    nearer it is to -1, or if one of both is not finite, or the guess a hundred times too large. A true
+    gradient that is 0 says nothing. A locked boundary sends true gradients; its synthesizer goes on
+    learning, and `release` puts it back to work.
     """
 
     def __init__(self, patience: int) -> None:
@@ -36,16 +39,17 @@ class Guard(nn.Module):
         self._keep(0, 0.0, False)
 
     def note(self, name: str, cosine: float | None) -> None:
-        """Take in the cosine of one step, None if anything was not finite; a warning tells of a lock."""
+        """Take in the cosine of one step, None if the guess is beyond comparing; a warning tells of a lock."""
         count, smooth, locked = self._state()
         if cosine is not None:
             smooth = _MEMORY * smooth + (1 - _MEMORY) * cosine
-        count = count + 1 if cosine is None or smooth <= 0 else 0
+        is_bad = cosine is None or smooth <= 0
+        count = count + 1 + int((_HASTE - 1) * max(-smooth, 0.0)) if is_bad else 0
         if self.patience and count >= self.patience and not locked:
             locked = True
-            why = "were not finite" if cosine is None else "pointed away from the true gradients"
+            why = "were not finite, or far too large" if cosine is None else "pointed away from the true ones"
             warnings.warn(
-                f"the synthetic gradients at {name} {why} for {count} steps. The boundary sends true "
+                f"the synthetic gradients at {name} {why}, step after step. The boundary sends true "
                 f"gradients from now on; dni_fx.boundaries(model)[{name!r}].guard.release() trusts it again.",
                 stacklevel=2,
             )

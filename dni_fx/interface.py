@@ -23,7 +23,8 @@ class Interface(Named):
     The synthesizer's own optimizer is Adam, with the learning rate `lr`, `beta1`, `beta2`, and `decay` of the
     weights as in AdamW; at `lr=0` there is none, and an optimizer of the user finds the gradients on the
     parameters (`dni_fx.parameter_groups`). After `guard` steps in which the guesses pointed away from the
-    truth, or one of both was not finite, the boundary passes true gradients from then on; 0 is no guard.
+    truth, fewer if they were far off, or one of both was not finite, the boundary passes true gradients
+    from then on; 0 is no guard.
     `classes` is how many classes `dni_context` can hold; 0 reads it off the model's output.
     """
 

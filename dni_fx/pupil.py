@@ -18,6 +18,9 @@ from dni_fx.step import Synthesis
 from dni_fx.synthesizers import Remembering, Synthesizer
 from passes import BoundarySpec
 
+_WILD = 100.0
+"""A relative error that no batch explains. A head's gradient has a size of its own, and is not asked."""
+
 
 class Pupil(nn.Module):
     """A learner with its own optimizer, the scale of what it learns from, and a guard over what it says.
@@ -122,7 +125,8 @@ class Pupil(nn.Module):
         finite = sums.is_target_finite and sums.is_guess_finite
         cosine = sums.cosine
         if self.learns and (not finite or any(sums.target_squares)):
-            self.guard.note(self.spec.name, cosine if finite else None)
+            is_wild = not synthesis.natural and sums.error > _WILD
+            self.guard.note(self.spec.name, cosine if finite and not is_wild else None)
         if synthesis.record:
             elements = max(sum(target.numel() for target in targets), 1)
             self.diagnosis = Diagnosis(
