@@ -39,7 +39,7 @@ class Guard(nn.Module):
         self._keep(0, 0.0, False)
 
     def note(self, name: str, cosine: float | None) -> None:
-        """Take in the cosine of one step, None if the guess is beyond comparing; a warning tells of a lock."""
+        """Take in the cosine of one step, None if it cannot be compared; a warning tells of a lock."""
         count, smooth, locked = self._state()
         if cosine is not None:
             smooth = _MEMORY * smooth + (1 - _MEMORY) * cosine
