@@ -95,6 +95,7 @@ class Pupil(nn.Module):
     def step(self) -> None:
         """Update the learner with what was collected since the last time."""
         if self.optimizer is not None:
+            self.optimizer.settings = self.interface  # which may have been changed since
             self.optimizer.step(list(self.learner.parameters()), self.learner.pace)
 
     def _learn_from(self, synthesis: Synthesis, targets: Sequence[Tensor]) -> None:
@@ -125,6 +126,7 @@ class Pupil(nn.Module):
         finite = sums.is_target_finite and sums.is_guess_finite
         cosine = sums.cosine
         if self.learns and (not finite or any(sums.target_squares)):
+            self.guard.patience = self.interface.guard
             is_wild = not synthesis.natural and sums.error > _WILD
             self.guard.note(self.spec.name, cosine if finite and not is_wild else None)
         if synthesis.record:

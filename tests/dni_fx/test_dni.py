@@ -249,3 +249,15 @@ def test_cosine_is_kept_only_when_asked():
     (raw,) = dni.learner((value.detach(),), None).gradients
     wanted = F.cosine_similarity(raw.flatten(), true.flatten(), dim=0)
     assert dni.diagnosis.cosine == pytest.approx(float(wanted.detach()), abs=1e-6)
+
+
+def test_an_interface_that_is_changed_counts_from_then_on():
+    dni = node(lr=0.1)
+    true = torch.ones(BATCH, WIDTH, dtype=torch.float64)
+    value = torch.randn(BATCH, WIDTH, dtype=torch.float64, requires_grad=True)
+    dni.interface = Interface(mix=1.0, lr=1e-30)
+    before = dni.learner.layer.weight.clone()
+    dni(value).backward(true)
+    dni.step()
+    assert torch.equal(value.grad, true)
+    torch.testing.assert_close(dni.learner.layer.weight, before, rtol=0, atol=1e-25)

@@ -43,8 +43,8 @@ def poison(net: nn.Module, kind: str) -> None:
     for tensor in dni.learner.state_dict().values():
         if tensor.is_floating_point():
             tensor.mul_(FACTORS[kind])
-    if kind == "negated" and dni.optimizer is not None:
-        dni.optimizer.settings = replace(dni.optimizer.settings, lr=0.0)
+    if kind == "negated":
+        dni.interface = replace(dni.interface, lr=0.0)
 
 
 def table(runs: Sequence[Run]) -> Table:
