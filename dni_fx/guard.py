@@ -64,11 +64,8 @@ class Guard(nn.Module):
     def _keep(self, count: int, smooth: float, locked: bool) -> None:
         kept = torch.tensor([count, smooth, locked])
         self.get_buffer("state").copy_(kept)
-        self._known = (
-            count,
-            float(kept[1]),
-            locked,
-        )  # as it is saved, so that a run that is resumed goes on alike
+        # As it is saved, so that a run that is resumed goes on alike.
+        self._known = count, float(kept[1]), locked
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from torch._subclasses import FakeTensorMode
 from dni_fx.errors import SynthesizerError
 from dni_fx.fill import Choice, chosen
 from dni_fx.synthesizers import Synthesizer
+from dni_fx.synthesizers.heads import Headed, label_sizes
 from passes import BoundarySpec
 from passes.anchors import identifier
 from passes.crossings import value_spec
@@ -50,13 +51,16 @@ def price(synthesizer: Synthesizer, spec: BoundarySpec) -> Price:
         SynthesizerError: the synthesizer refuses the boundary.
     """
     watch = Watch()
+    if isinstance(synthesizer, Headed):  # which classes a batch holds is not known here; all cost no less
+        synthesizer = replace(synthesizer, samples=0)
     with FakeTensorMode(), torch.inference_mode(False), torch.enable_grad():
         learner = synthesizer.build(spec)
         values = tuple(torch.empty(value.shape, dtype=value.dtype) for value in spec.values)
+        labels = torch.zeros(label_sizes(spec.values[0]), dtype=torch.long)
         watch.weigh([learner, *values])  # the stage holds the values anyway
         with watch:
             with watch.saving():
-                guess = learner(values, _labels(spec) if synthesizer.needs else None)
+                guess = learner(values, labels if synthesizer.needs else None)
             watch.node_made(spec.name, guess)
         parameters = list(learner.parameters())
     found = watch.found[spec.name]
@@ -66,14 +70,6 @@ def price(synthesizer: Synthesizer, spec: BoundarySpec) -> Price:
         found.flops + found.backward_flops,
         found.saved,
     )
-
-
-def _labels(spec: BoundarySpec) -> torch.Tensor:
-    """One label for each sample of an image, and for each token of anything else."""
-    shape, feature = spec.values[0].shape, spec.values[0].feature_dim
-    is_image = len(shape) > 2 and feature % len(shape) == 1
-    sizes = shape[:1] if is_image else [size for at, size in enumerate(shape) if at != feature % len(shape)]
-    return torch.zeros(*sizes, dtype=torch.long)
 
 
 def price_all(flow: nx.DiGraph[str], gm: fx.GraphModule, choice: Choice) -> None:

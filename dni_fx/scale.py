@@ -25,7 +25,7 @@ class Scale(nn.Module):
         self.register_buffer("mean_square", torch.zeros(values))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self._count: int | None = None
-        self._units: tuple[tuple[int, int, int], Tensor] | None = None
+        self._units: tuple[Tensor, int, int, Tensor] | None = None
 
     @property
     def count(self) -> int:
@@ -36,12 +36,12 @@ class Scale(nn.Module):
 
     def units(self) -> Tensor:
         """Root mean square of each value's targets, `(values,)`; 0 before the first."""
-        mean_square = self.mean_square
-        if self._units is None or self._units[0] != (mean_square._version, self.count, id(mean_square)):
-            correction = 1 - MEMORY ** max(self.count, 1)
-            units = (mean_square / correction).sqrt()
-            self._units = (mean_square._version, self.count, id(mean_square)), units
-        return self._units[1]
+        of, version, count = self.mean_square, self.mean_square._version, self.count
+        known = self._units
+        if known is None or known[0] is not of or known[1:3] != (version, count):
+            units = (of / (1 - MEMORY ** max(count, 1))).sqrt()
+            known = self._units = of, version, count, units
+        return known[3]
 
     def observe(self, squares: Sequence[float]) -> None:
         """Take in the mean square of one gradient for each value."""

@@ -60,3 +60,9 @@ class Axes:
     @property
     def _there(self) -> tuple[int, ...]:
         return (-1,) if self.batch is None else (0, -1)
+
+
+def is_image(value: ValueSpec) -> bool:
+    """Whether a value is (batch, channels, *space) with one to three dimensions in space."""
+    rank = len(value.shape)
+    return 3 <= rank <= 5 and value.batch_dim == 0 and value.feature_dim % rank == 1

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dni_fx.errors import SynthesizerError
+from dni_fx.synthesizers.axes import is_image
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
 from dni_fx.synthesizers.layout import Context, Layout
-from passes import BoundarySpec, SpecError, ValueSpec
+from passes import BoundarySpec, SpecError
 
 _LAYERS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
@@ -50,12 +51,12 @@ class Conv(Synthesizer):
 
     def takes(self, spec: BoundarySpec) -> bool:
         """Whether every value of the boundary is `(batch, channels, *space)` with one to three in space."""
-        return all(map(_is_image, spec.values))
+        return all(map(is_image, spec.values))
 
     @override
     def build(self, spec: BoundarySpec) -> Learner:
         layout = Layout.of(self, spec)
-        if (value := next((each for each in spec.values if not _is_image(each)), None)) is not None:
+        if (value := next((each for each in spec.values if not is_image(each)), None)) is not None:
             raise SynthesizerError(
                 f"cannot build {layout.place}: the value has shape {value.shape}, its batch in dimension "
                 f"{value.batch_dim} and its features in dimension {value.feature_dim}. A convolution takes "
@@ -95,11 +96,6 @@ class _Conv(Learner):
 
     def _conditioned(self, inside: Tensor, context: Tensor | None) -> Tensor:
         return self.context(inside.movedim(1, -1), context).movedim(-1, 1)
-
-
-def _is_image(value: ValueSpec) -> bool:
-    rank = len(value.shape)
-    return rank in _LAYERS and value.batch_dim == 0 and value.feature_dim % rank == 1
 
 
 def _normalized(value: Tensor) -> Tensor:

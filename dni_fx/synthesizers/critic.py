@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from dni_fx.synthesizers.base import Guess, Learner
-from dni_fx.synthesizers.heads import Head, Headed, gradient_of, head_for
+from dni_fx.synthesizers.heads import Head, Headed, head_for
 from passes import BoundarySpec
 
 
@@ -47,4 +47,4 @@ class HeadLearner(Learner):
             leaves = tuple(value.detach().requires_grad_() for value in values)
             inside = self.head.layout.join(leaves)
             loss = self.head.free_energy(inside) if context is None else self.head.loss(inside, context)
-            return Guess(gradient_of(loss, leaves, keep=learns), natural=True)
+            return Guess(torch.autograd.grad(loss, leaves, create_graph=learns), natural=True)

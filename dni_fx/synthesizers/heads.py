@@ -7,19 +7,20 @@ the gradient is bounded by its weights.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dni_fx.errors import SynthesizerError
+from dni_fx.synthesizers.axes import is_image
 from dni_fx.synthesizers.base import Synthesizer
 from dni_fx.synthesizers.layers import hidden_layers
 from dni_fx.synthesizers.layout import Layout, no_such_class, normalized
 from dni_fx.synthesizers.scores import Scores
-from passes import BoundarySpec, SpecError
+from passes import BoundarySpec, SpecError, ValueSpec
 
 _TASKS = ("auto", "cross-entropy", "mse")
 _GRID = 4
@@ -65,7 +66,7 @@ class Head(nn.Module):
         super().__init__()
         self.layout = layout
         self.task = choice.task
-        self.space = len(spec.values[0].shape) - 2 if is_image(spec) else 0
+        self.space = len(spec.values[0].shape) - 2 if is_image(spec.values[0]) else 0
         self.grid = _grid(choice, layout.features, spec) if self.space else 1
         features = layout.features * self.grid**self.space
         width = choice.hidden or layout.features
@@ -79,9 +80,9 @@ class Head(nn.Module):
         """How fast it learns: behind a grid it has far more weights than there are labels."""
         return _PACE if self.space else 1.0
 
-    def fits(self, positions: tuple[int, ...], context: Tensor | None) -> bool:
+    def fits(self, positions: tuple[int, ...], context: Tensor) -> bool:
         """Whether the context has labels for samples or places of a value with these, batch first."""
-        return context is not None and self._part(positions, context) is not None
+        return self._part(positions, context) is not None
 
     def loss(self, inside: Tensor, context: Tensor) -> Tensor:
         """The mean loss over all labels of a value `(batch, *positions, features)`; a negative label is none.
@@ -183,26 +184,25 @@ def head_for(choice: Headed, spec: BoundarySpec, outputs: int | None = None) -> 
     return Head(layout, spec, choice, outputs)
 
 
+def label_sizes(value: ValueSpec) -> tuple[int, ...]:
+    """Sizes of the labels of a value at the example, if an image has one and of anything else each place."""
+    feature = value.feature_dim % max(len(value.shape), 1)
+    return tuple(
+        size for at, size in enumerate(value.shape) if at != feature and not (is_image(value) and at > 1)
+    )
+
+
 def flops_of(choice: Headed, spec: BoundarySpec) -> int:
-    """Floating-point operations of a linear head's forward pass at the example, if each token has a label."""
+    """Floating-point operations of a linear head's forward pass with all labels there can be."""
     value = spec.values[0]
     features = value.shape[value.feature_dim] if value.shape else 1
-    places = 1
-    for at, size in enumerate(value.shape):
-        places *= 1 if at == value.feature_dim % len(value.shape) or (is_image(spec) and at > 1) else size
-    if is_image(spec):
+    places = math.prod(label_sizes(value))
+    if is_image(value):
         features *= _grid(choice, features, spec) ** (len(value.shape) - 2)
     outputs = min(outputs_of(spec), choice.samples + places) if choice.samples else outputs_of(spec)
     if choice.rank:
         return 2 * places * choice.rank * (features + outputs)
     return 2 * places * features * outputs
-
-
-def is_image(spec: BoundarySpec) -> bool:
-    """Whether the value is (batch, channels, *space) with one to three dimensions in space."""
-    value = spec.values[0]
-    rank = len(value.shape)
-    return 3 <= rank <= 5 and value.batch_dim == 0 and value.feature_dim % rank == 1
 
 
 def _grid(choice: Headed, features: int, spec: BoundarySpec) -> int:
@@ -212,8 +212,3 @@ def _grid(choice: Headed, features: int, spec: BoundarySpec) -> int:
     while not choice.grid and most > 1 and features * most ** len(space) > _POOLED:
         most -= 1
     return max(most, 1)
-
-
-def gradient_of(loss: Tensor, leaves: tuple[Tensor, ...], keep: bool) -> tuple[Tensor, ...]:
-    """Gradients at the leaves, with a graph of their own if it is to `keep`."""
-    return tuple(torch.autograd.grad(loss, leaves, create_graph=keep))

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from dni_fx.synthesizers.base import Guess, Learner
-from dni_fx.synthesizers.heads import Head, Headed, gradient_of, head_for
+from dni_fx.synthesizers.heads import Head, Headed, head_for
 from passes import BoundarySpec, SpecError
 
 
@@ -59,7 +59,9 @@ class LocalHeadLearner(Learner):
             leaves = tuple(value.detach().requires_grad_() for value in values)
             loss = self.head.loss(self.head.layout.join(leaves), context)
             if learns and self.regress:
-                return Guess(gradient_of(loss, leaves, keep=True), loss / self.regress, natural=True)
+                return Guess(
+                    torch.autograd.grad(loss, leaves, create_graph=True), loss / self.regress, natural=True
+                )
             # One backward pass for both, after which nothing of the head's forward pass is kept.
             found = torch.autograd.grad(loss, [*leaves, *self.parameters()] if learns else leaves)
         own, learned = found[: len(leaves)], found[len(leaves) :]

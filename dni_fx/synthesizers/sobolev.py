@@ -11,7 +11,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
-from dni_fx.synthesizers.heads import gradient_of
 from dni_fx.synthesizers.layers import hidden_layers, last_layer
 from dni_fx.synthesizers.layout import Context, Layout, normalized
 from passes import BoundarySpec, SpecError
@@ -61,7 +60,7 @@ class _Sobolev(Learner):
             leaves = tuple(value.detach().requires_grad_() for value in values)
             loss = self._loss(self.layout.join(leaves), context)
             return Guess(
-                gradient_of(loss, leaves, keep=learns),
+                torch.autograd.grad(loss, leaves, create_graph=learns),
                 natural=True,
                 loss=loss if learns else None,
             )

@@ -82,3 +82,12 @@ def test_patterns_choose_the_synthesizer_that_is_priced() -> None:
     linear, zero = (parse(name, SYNTHESIZERS) for name in ("linear", "zero"))
     price_all(flow, gm, {"0": linear, "*": zero})
     assert [flow.nodes[name]["synthesizer_flops"] > 0 for name in carrying(flow)] == [True, False, False]
+
+
+@pytest.mark.parametrize("name", ["local-head", "critic"])
+def test_a_sampled_head_is_priced_as_the_whole_one(name):
+    # Which classes a batch holds depends on its labels, which no fake tensor has.
+    spec = spec_of((4, 5, 16), 2, classes=9)
+    whole, sampled = (price(parse(text, SYNTHESIZERS), spec) for text in (name, f"{name}:samples=3"))
+    assert sampled == whole
+    assert whole.flops > 0

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dni_fx.diagnosis import Diagnosis
+
 
 @dataclass(frozen=True)
 class Point:
@@ -28,27 +30,18 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Guesses:
-    """How well one boundary guesses at the end: means over the last steps (see `dni_fx.diagnosis`)."""
-
-    cosine: float
-    sign: float
-    error: float
-    scale: float
-    mix: float
-    locked: bool
-
-
-@dataclass(frozen=True)
 class Run:
-    """What one run found. `key` says all about it; `failed` says why there is nothing."""
+    """What one run found. `key` says all about it; `failed` says why there is nothing.
+
+    `boundaries` holds how well each one guesses at the end, means over the last steps.
+    """
 
     key: str
     setting: str
     row: str
     seed: int
     points: tuple[Point, ...] = ()
-    boundaries: dict[str, Guesses] = field(default_factory=dict)
+    boundaries: dict[str, Diagnosis] = field(default_factory=dict)
     finite: bool = True
     warnings: tuple[str, ...] = ()
     failed: str = ""
@@ -97,5 +90,5 @@ def save(path: Path | None, runs: Iterable[Run]) -> None:
 
 def _read(found: dict) -> Run:
     points = tuple(Point(**point) for point in found.pop("points"))
-    boundaries = {name: Guesses(**guesses) for name, guesses in found.pop("boundaries").items()}
+    boundaries = {name: Diagnosis(**guesses) for name, guesses in found.pop("boundaries").items()}
     return Run(**found | {"points": points, "boundaries": boundaries, "warnings": tuple(found["warnings"])})

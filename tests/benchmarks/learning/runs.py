@@ -19,7 +19,7 @@ from dni_fx.decoupled import cutting_of
 from dni_fx.diagnosis import Diagnosis
 from tests.benchmarks.learning.data import Batch
 from tests.benchmarks.learning.jobs import Job
-from tests.benchmarks.learning.records import Guesses, Point, Run
+from tests.benchmarks.learning.records import Point, Run
 
 QUIET = 10.0
 """Seconds between two lines of progress."""
@@ -121,7 +121,7 @@ class Loop:
         self.net.train()
         return Point(self.done, self.watch.seconds, self.watch.wall, loss, losses / count, errors / count)
 
-    def diagnosed(self) -> dict[str, Guesses]:
+    def diagnosed(self) -> dict[str, Diagnosis]:
         """How well each boundary guesses, over a few steps more."""
         if not self.job.row.synthesizer:
             return {}
@@ -195,10 +195,10 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _mean(several: list[Diagnosis]) -> Guesses:
+def _mean(several: list[Diagnosis]) -> Diagnosis:
     def mean(of: str) -> float:
         return statistics.fmean(getattr(each, of) for each in several)
 
-    return Guesses(
+    return Diagnosis(
         mean("cosine"), mean("sign"), mean("error"), mean("scale"), mean("mix"), several[-1].locked
     )
