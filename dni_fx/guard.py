@@ -9,15 +9,19 @@ from torch import nn
 
 _MEMORY = 0.9
 """How much of the smoothed cosine stays at each new one: single batches say little."""
+_ENOUGH = 0.2
+"""A better cosine counts as this one, or a guess that has long been good would be missed long after."""
 _HASTE = 10
-"""For how many steps one counts in which the guess was the opposite of the truth."""
+"""For how many steps one counts at the worst."""
+_AWAY = 0.1
+"""How far below 0 the smoothed cosine is at the worst: chance does not explain more."""
 
 
 class Guard(nn.Module):
     """Counts steps in a row in which the guesses were of no use, and locks the boundary at `patience`.
 
     A step counts if the smoothed cosine of synthetic and true gradient is 0 or below, up to ten times the
-    nearer it is to -1, or if one of both is not finite, or the guess a hundred times too large. A true
+    lower it is, if one of both is not finite, and ten times if the guess is far too large. A true
     gradient that is 0 says nothing. A locked boundary sends true gradients; its synthesizer goes on
     learning, and `release` puts it back to work.
     """
@@ -38,22 +42,29 @@ class Guard(nn.Module):
         """Trust the synthesizer again, and count from zero."""
         self._keep(0, 0.0, False)
 
-    def note(self, name: str, cosine: float | None) -> None:
-        """Take in the cosine of one step, None if it cannot be compared; a warning tells of a lock."""
+    def note(self, name: str, cosine: float | None, is_large: bool = False) -> None:
+        """Take in the cosine of one step, None if it cannot be compared; a warning tells of a lock.
+
+        `is_large` says that the guess was larger than true gradients ever are.
+        """
         count, smooth, locked = self._state()
         if cosine is not None:
-            smooth = _MEMORY * smooth + (1 - _MEMORY) * cosine
-        is_bad = cosine is None or smooth <= 0
-        count = count + 1 + int((_HASTE - 1) * max(-smooth, 0.0)) if is_bad else 0
+            smooth = _MEMORY * smooth + (1 - _MEMORY) * min(cosine, _ENOUGH)
+        is_broken = cosine is None or is_large
+        count = count + self._worth(smooth, is_large) if is_broken or smooth <= 0 else 0
         if self.patience and count >= self.patience and not locked:
             locked = True
-            why = "were not finite, or far too large" if cosine is None else "pointed away from the true ones"
+            why = "were not finite, or far too large" if is_broken else "pointed away from the true ones"
             warnings.warn(
                 f"the synthetic gradients at {name} {why}, step after step. The boundary sends true "
                 f"gradients from now on; dni_fx.boundaries(model)[{name!r}].guard.release() trusts it again.",
                 stacklevel=2,
             )
         self._keep(count, smooth, locked)
+
+    def _worth(self, smooth: float, is_large: bool) -> int:
+        """For how many steps a bad one counts."""
+        return 1 + round((_HASTE - 1) * (1.0 if is_large else min(max(-smooth, 0.0) / _AWAY, 1.0)))
 
     def _state(self) -> tuple[int, float, bool]:
         if self._known is None:

@@ -20,6 +20,8 @@ from passes import BoundarySpec
 
 _WILD = 100.0
 """A relative error that no batch explains. A head's gradient has a size of its own, and is not asked."""
+_TOO_LARGE = 4.0
+"""A root mean square of guesses, in that of true gradients, that no regression on them explains."""
 
 
 class Pupil(nn.Module):
@@ -125,12 +127,13 @@ class Pupil(nn.Module):
     def _diagnose(self, synthesis: Synthesis, targets: Sequence[Tensor], sums: Sums) -> None:
         finite = sums.is_target_finite and sums.is_guess_finite
         cosine = sums.cosine
+        elements = max(sum(target.numel() for target in targets), 1)
         if self.learns and (not finite or any(sums.target_squares)):
             self.guard.patience = self.interface.guard
             is_wild = not synthesis.natural and sums.error > _WILD
-            self.guard.note(self.spec.name, cosine if finite and not is_wild else None)
+            is_large = not synthesis.natural and sum(sums.guess_squares) > elements * _TOO_LARGE**2
+            self.guard.note(self.spec.name, cosine if finite and not is_wild else None, is_large)
         if synthesis.record:
-            elements = max(sum(target.numel() for target in targets), 1)
             self.diagnosis = Diagnosis(
                 cosine,
                 sign_agreement(synthesis.gradients, targets),

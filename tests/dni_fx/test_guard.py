@@ -57,7 +57,7 @@ def test_a_locked_boundary_passes_the_true_gradient():
 
 
 def test_guesses_that_point_away_are_told_and_the_learner_goes_on_learning():
-    _, _, target = poisoned(lambda p: None, "dni:guard=4,lr=0.003")
+    _, _, target = poisoned(lambda p: None, "dni:guard=30,lr=0.003")
     true = torch.randn(6, dtype=torch.float64).expand(5, 6)
     value = torch.zeros(5, 6, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
@@ -105,6 +105,35 @@ def test_one_good_step_begins_the_count_anew():
         guard.note("b", None)
 
 
+@pytest.mark.parametrize(("past", "most"), [(0, 17), (500, 25)])
+def test_what_was_good_for_long_is_told_soon_after(past, most):
+    guard = Guard(100)
+    for _ in range(past):
+        guard.note("b", 0.9)
+    with pytest.warns(UserWarning, match=POINTED):
+        for _ in range(most):
+            guard.note("b", -0.15)
+
+
+def test_a_guess_larger_than_true_gradients_ever_are_is_told_though_it_points_the_right_way():
+    cut, inputs, target = poisoned(lambda p: None, "dni:guard=30,lr=1e-30")
+    with torch.no_grad():
+        target.learner.layer.weight.zero_()
+        target.learner.layer.bias.fill_(3.9)
+    target.interface = dni_fx.Interface(guard=30, lr=1e-30, mix=0.5)
+    true = target.scale.units().double().expand(5, 6)
+    value = torch.zeros(5, 6, dtype=torch.float64, requires_grad=True)
+    for _ in range(30):
+        target(value).backward(true)
+    assert not target.guard.locked
+    with torch.no_grad():
+        target.learner.layer.bias.fill_(4.1)
+    for _ in range(2):
+        target(value).backward(true)
+    with pytest.warns(UserWarning, match=f"{target.spec.name} {BROKEN}"):
+        target(value).backward(true)
+
+
 def test_a_patience_of_zero_never_locks():
     guard = Guard(0)
     for _ in range(500):
@@ -133,7 +162,8 @@ def test_what_learns_nothing_is_never_locked(synthesizer):
 
 
 def test_the_local_runtime_locks_the_stages_of_a_locked_boundary_again():
-    cut, inputs, target = poisoned(lambda p: p.fill_(float("nan")))
+    alone = {"tanh_1": "dni:guard=4,lr=1e-30", "*": "dni:guard=0,lr=1e-30"}
+    cut, inputs, target = poisoned(lambda p: p.fill_(float("nan")), alone)
     twin = copy.deepcopy(cut)
     batches = [(inputs, torch.zeros_like(inputs[0]))] * 8
     sgd = lambda parameters: torch.optim.SGD(parameters, lr=0.1)  # noqa: E731
