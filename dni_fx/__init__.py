@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 import passes
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from dni_fx.history import diagnose as diagnose
     from dni_fx.interface import Interface as Interface
     from dni_fx.program import Program as Program
-    from dni_fx.trainer import accuracy as accuracy
-    from dni_fx.trainer import evaluate as evaluate
+    from dni_fx.training.batches import accuracy as accuracy
+    from dni_fx.training.callbacks import Callback as Callback
+    from dni_fx.training.evaluation import evaluate as evaluate
+    from dni_fx.training.trainer import Trainer as Trainer
     from dni_fx.verbs import boundaries as boundaries
     from dni_fx.verbs import capture as capture
     from dni_fx.verbs import decouple as decouple
@@ -47,14 +50,16 @@ _VERBS = (
 # Names are imported when they are first used, so that `import dni_fx` costs little more than torch.
 _HOME = {name: "dni_fx.verbs" for name in _VERBS.split()} | {
     "Decoupled": "dni_fx.decoupled",
+    "Callback": "dni_fx.training.callbacks",
     "DniError": "dni_fx.errors",
     "GraphError": "passes",
     "Interface": "dni_fx.interface",
     "Plan": "passes",
     "Program": "dni_fx.program",
-    "accuracy": "dni_fx.trainer",
+    "Trainer": "dni_fx.training.trainer",
+    "accuracy": "dni_fx.training.batches",
     "diagnose": "dni_fx.history",
-    "evaluate": "dni_fx.trainer",
+    "evaluate": "dni_fx.training.evaluation",
 }
 
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -63,7 +68,9 @@ __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'dni_fx' has no attribute {name!r}")
+    state = random.getstate()  # a library that draws nothing for its user draws when it is imported
     value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    random.setstate(state)
     return value
 
 

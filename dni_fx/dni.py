@@ -157,9 +157,7 @@ class DNI(Pupil):
         result: list[Tensor] = []
         for guess, value, exact, unit in zip(synthesis.gradients, values, true, synthesis.units, strict=True):
             guess = guess.detach().to(wide(guess))  # a mean loss makes gradients too small for half precision
-            guess = _finite(guess)
-            if bound := self.interface.clip:
-                guess = _bounded(guess, bound * unit if synthesis.natural else torch.full_like(unit, bound))
+            guess = _bounded(guess, self.interface.clip, unit if synthesis.natural else torch.ones_like(unit))
             # A number and a tensor of float32 would be multiplied in float32.
             up = guess * factor if synthesis.natural else guess * (unit * factor).to(guess.dtype)
             up = up.to(value.dtype)
@@ -214,15 +212,16 @@ class _Substitute(torch.autograd.Function):
         return None, None, None, *ctx.dni.answer(ctx.synthesis, ctx.like, true, ctx.mix)
 
 
-def _finite(guess: Tensor) -> Tensor:
-    """The guess, or zeros if an element of it is not finite."""
-    total = guess.sum()
-    if guess.device.type == "cpu":
-        return guess if math.isfinite(float(total)) else torch.zeros_like(guess)
-    return torch.where(total.isfinite(), guess, 0)  # asks nothing of the device
+def _bounded(guess: Tensor, clip: float, unit: Tensor) -> Tensor:
+    """The guess, shortened to a root mean square of `clip` units if it is longer, or zeros if not finite.
 
-
-def _bounded(guess: Tensor, most: Tensor) -> Tensor:
-    """The guess with no element above `most`, a scalar; as it is where that is not known and 0."""
-    most = torch.where(most > 0, most, torch.inf).to(guess.dtype)
-    return torch.clamp(guess, -most, most)
+    Where the unit is 0, because no true gradient has arrived yet, nothing is too long.
+    """
+    length = torch.linalg.vector_norm(guess)
+    most = clip * math.sqrt(guess.numel()) * unit.to(length)
+    if guess.device.type != "cpu":  # asks nothing of the device
+        most = torch.where(most > 0, most / length, torch.inf).clamp(max=1)
+        return torch.where(length.isfinite(), guess * most, 0)
+    if not math.isfinite(now := float(length)):
+        return torch.zeros_like(guess)
+    return guess * (most / length) if 0 < float(most) < now else guess

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from pathlib import Path
 
 from dni_fx.errors import FileError
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file; one that is there stays as it was until then.
+    """Write a file; one that is there stays as it was until then, also if the process is killed.
 
     Raises:
         FileError: the path cannot be written.
     """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            part = Path(folder) / path.name
-            part.write_bytes(data)
+        for other in path.parent.glob(f".{path.name}.*.part"):
+            if not _is_alive(other.suffixes[-2]):  # left by a process that was killed
+                other.unlink(missing_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}.") from None
+
+
+def _is_alive(number: str) -> bool:
+    """Whether a process with this number, after a dot, runs; what is no number is nobody's to remove."""
+    try:
+        os.kill(int(number[1:]), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):
+        return True
+    return True

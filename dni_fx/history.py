@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -64,6 +65,16 @@ class History:
             self._stride *= 2
         return record
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is kept, as plain dictionaries and numbers."""
+        kept = [asdict(record) for record in self._kept]
+        return {"kept": kept, "stride": self._stride, "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state that `state_dict` returned."""
+        self._kept = [_record(plain) for plain in state["kept"]]
+        self._stride, self._steps = state["stride"], state["steps"]
+
 
 @contextmanager
 def diagnose(cut: Decoupled) -> Generator[History]:
@@ -81,12 +92,25 @@ def diagnose(cut: Decoupled) -> Generator[History]:
                 found.note(loss)
         print({name: each.cosine for name, each in found.boundaries.items()})
     """
+    with diagnosed(cut):
+        yield History(cut)
+
+
+@contextmanager
+def diagnosed(cut: Decoupled) -> Generator[None]:
+    """Inside, each synthesizer's guesses are compared with the true gradients."""
     step = cutting_of(cut).step
     before, step.record = step.record, True
     try:
-        yield History(cut)
+        yield
     finally:
         step.record = before
+
+
+def _record(plain: Mapping[str, Any]) -> Record:
+    boundaries = {name: Diagnosis(**figures) for name, figures in plain["boundaries"].items()}
+    figures: dict[str, Any] = {**plain, "boundaries": boundaries}
+    return Record(**figures)
 
 
 def _number(value: Tensor | float) -> float:

@@ -13,8 +13,8 @@ class Interface(Named):
 
     `mix` is the paper's lambda: 0 sends the synthetic gradient up, 1 the true one. For the first `warmup`
     times that a true gradient arrives, it goes up as it is; over the next `fade` times the mix falls in a
-    straight line from 1 to `mix`. `scale` multiplies the synthetic gradient, and `clip` bounds each element
-    of it, in units of the boundary's root mean square; 0 is no bound.
+    straight line from 1 to `mix`. `scale` multiplies the synthetic gradient, and `clip` bounds its length, in
+    that of true gradients (their running root mean square); 0 is no bound.
 
     With a `window` of two or more, boundaries take turns: in each step every `window`-th one is cut and the
     others pass the true gradient, so that many stages train on it together, and on other cuts
@@ -35,7 +35,7 @@ class Interface(Named):
     warmup: int = 0
     fade: int = 0
     window: int = 1
-    clip: float = 0.0
+    clip: float = 3.0
     lr: float = 3e-3
     beta1: float = 0.9
     beta2: float = 0.999

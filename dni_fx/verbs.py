@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,16 @@ from dni_fx.interface import Interface
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.policies import POLICIES, Policy
 from dni_fx.program import FrontEnd, Program
-from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Runtime
+from dni_fx.runtimes import Loss
 from dni_fx.saving import inference_program, open_cut
 from dni_fx.saving import save as write_cut
 from dni_fx.sheet import described
 from dni_fx.sources import program_of, without_numbers
 from dni_fx.stage import Stage
 from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
-from dni_fx.trainer import Epoch, Metric, Run, Training, fit
+from dni_fx.training.callbacks import Told
+from dni_fx.training.reports import Epoch, Training
+from dni_fx.training.trainer import Trainer
 from passes import Plan, parse
 
 DEFAULT_PLAN = "balanced:stages=2"
@@ -157,30 +158,38 @@ def train(
     batches: Iterable[Any],
     *,
     loss: Loss,
-    runtime: str | Runtime = "backprop",
-    optimizer: OptimizerFactory | None = None,
     epochs: int = 1,
-    metrics: Mapping[str, Metric] | None = None,
-    labels_as_context: bool = False,
-    progress: bool = True,
     observe: Callable[[int, Epoch], None] | None = None,
+    validation: Iterable[Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: int = 0,
+    resume: bool = False,
+    progress: bool = True,
     log_dir: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> Training:
     """Train a cut model on batches, each a pair of inputs and targets, and report what was measured.
 
-    `loss` takes the model's outputs and the targets. `optimizer` makes one for some of the parameters (all of
-    them, or each stage's); Adam at 1e-3 if not given. `labels_as_context` shows the targets to the
-    synthesizers (cDNI). A progress bar is drawn on a terminal; `observe` is called with the number and the
-    figures of every epoch that has ended. TensorBoard finds the figures of every step in `log_dir`.
+    `observe` is called with the number and the figures of every epoch that has ended. What else there is to
+    say is as for `Trainer`, which takes the `options`, and its `fit`.
 
     Raises:
         StageError: the runtime cannot train this model, or there are no batches.
+        FileError: the checkpoint cannot be written or read, or is there and not to be resumed.
         DniError: the figures are to be logged, and tensorboard is not installed or cannot write there.
     """
-    chosen = parse(runtime, RUNTIMES) if isinstance(runtime, str) else runtime
-    worker = chosen.start(cut, loss, optimizer or partial(torch.optim.Adam, lr=1e-3))
-    run = Run(cut, worker, metrics or {}, labels_as_context)
-    return fit(run, batches, epochs, progress, observe, None if log_dir is None else Path(log_dir))
+    trainer = Trainer(cut, loss=loss, **options)
+    trainer.callbacks += [] if observe is None else [Told(observe)]
+    return trainer.fit(
+        batches,
+        epochs,
+        validation=validation,
+        checkpoint=checkpoint,
+        every=every,
+        resume=resume,
+        progress=progress,
+        log_dir=log_dir,
+    )
 
 
 def verify(cut: Decoupled, inputs: Inputs | None = None, *, context: Tensor | None = None) -> Report:

@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import random
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -177,3 +179,11 @@ def test_what_is_seen_of_a_model_shows_a_change_of_any_kind():
         lambda m: np.random.rand(),
     ]
     assert [alter(change) for change in changes] == [True] * len(changes)
+
+
+def test_the_first_use_leaves_pythons_random_state_as_it_was():
+    says = (
+        "import random, dni_fx; before = random.getstate(); dni_fx.train; print(random.getstate() == before)"
+    )
+    found = subprocess.run([sys.executable, "-c", says], capture_output=True, text=True, check=True)
+    assert found.stdout == "True\n"

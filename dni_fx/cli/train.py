@@ -27,7 +27,9 @@ from dni_fx.modes import eval_mode
 from dni_fx.plot import check_plot, write_plot
 from dni_fx.program import Program
 from dni_fx.runtimes import Loss
-from dni_fx.trainer import Epoch, Metric, Training, evaluate
+from dni_fx.training.batches import Metric
+from dni_fx.training.evaluation import evaluate
+from dni_fx.training.reports import Epoch, Training
 
 NAME = "train"
 EXAMPLE = "dni-fx train dni_fx.demo:mlp --data dni_fx.demo:clusters --plan balanced:stages=3 -o trained.pt2"

@@ -1,6 +1,7 @@
 """Ways to train a cut model. To add one: a file here, and its line in this table."""
 
-from dni_fx.runtimes.base import Loss, OptimizerFactory, Outcome, Runtime, Worker
+from dni_fx.runtimes.base import Outcome, Runtime, Worker
+from dni_fx.runtimes.updates import Loss, OptimizerFactory, Recipe, SchedulerFactory
 from passes import Registry
 
 RUNTIMES: Registry[type[Runtime]] = Registry(
@@ -12,4 +13,13 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
     group="dni_fx.runtimes",
 )
 
-__all__ = ["RUNTIMES", "Loss", "OptimizerFactory", "Outcome", "Runtime", "Worker"]
+__all__ = [
+    "RUNTIMES",
+    "Loss",
+    "OptimizerFactory",
+    "Outcome",
+    "Recipe",
+    "Runtime",
+    "SchedulerFactory",
+    "Worker",
+]

@@ -9,7 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from dni_fx.decoupled import Decoupled, cutting_of, dnis, own_parameters
-from dni_fx.runtimes.base import Loss, OptimizerFactory, Outcome, Runtime, Worker
+from dni_fx.runtimes.base import Outcome, Runtime, Worker
+from dni_fx.runtimes.updates import Recipe
 
 
 @dataclass(frozen=True)
@@ -19,27 +20,27 @@ class Backprop(Runtime):
     name = "backprop"
 
     @override
-    def start(self, cut: Decoupled, loss: Loss, optimizer: OptimizerFactory) -> Worker:
-        return _Worker(cut, loss, optimizer)
+    def start(self, cut: Decoupled, recipe: Recipe) -> Worker:
+        return _Worker(cut, recipe)
 
 
 class _Worker(Worker):
-    def __init__(self, cut: Decoupled, loss: Loss, optimizer: OptimizerFactory) -> None:
-        self.cut = cut
-        self.loss = loss
-        self.optimizers = [optimizer(own_parameters(cut))]
+    def __init__(self, cut: Decoupled, recipe: Recipe) -> None:
+        super().__init__(cut, recipe)
+        self.updates.own("model", own_parameters(cut))
 
     @override
     def step(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
     ) -> Outcome:
-        (optimizer,) = self.optimizers
-        optimizer.zero_grad()
-        with cutting_of(self.cut).step.telling_loss():
-            outputs = self.cut(*args, dni_context=context, **kwargs)
-        loss = self.loss(outputs, target)
-        for dni in dnis(self.cut).values():
-            dni.hear(loss)
-        loss.backward()
-        optimizer.step()
+        updates = self.updates
+        with updates.batch():
+            with updates.autocast():
+                with cutting_of(self.cut).step.telling_loss():
+                    outputs = self.cut(*args, dni_context=context, **kwargs)
+                loss = self.recipe.loss(outputs, target)
+            for dni in dnis(self.cut).values():
+                dni.hear(loss)
+            updates.backward([loss], [None])
+            updates.step("model")
         return Outcome(loss.detach(), outputs)

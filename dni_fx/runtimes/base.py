@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from dni_fx.decoupled import Decoupled
+from dni_fx.runtimes.updates import Recipe, Updates
 from passes import Named
-
-Loss = Callable[[Any, Any], Tensor]
-"""The model's outputs and the targets to a scalar."""
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-"""Makes an optimizer for some of the parameters: all of them, or those of one stage."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +22,18 @@ class Outcome:
 
 
 class Worker(abc.ABC):
-    """A runtime at work on one model; owns the optimizers."""
+    """A runtime at work on one model; `updates` owns the optimizers."""
 
-    optimizers: list[Optimizer]
+    def __init__(self, cut: Decoupled, recipe: Recipe) -> None:
+        self.cut = cut
+        self.recipe = recipe
+        self.updates = Updates(cut, recipe)
 
     @abc.abstractmethod
     def step(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
     ) -> Outcome:
-        """Train on one batch: every stage and every synthesizer is updated once."""
+        """Train on one batch: every stage and every synthesizer gets its gradients, and is updated if due."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,8 @@ class Runtime(Named):
     """How the stages of a cut model are run and updated."""
 
     @abc.abstractmethod
-    def start(self, cut: Decoupled, loss: Loss, optimizer: OptimizerFactory) -> Worker:
-        """A worker for this model, its optimizers made.
+    def start(self, cut: Decoupled, recipe: Recipe) -> Worker:
+        """A worker for this model.
 
         Raises:
             StageError: the model cannot be trained by this runtime as it is cut.

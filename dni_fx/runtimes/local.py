@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from typing_extensions import override
 
 from dni_fx.calls import call_of
@@ -20,7 +19,8 @@ from dni_fx.dni import DNI
 from dni_fx.errors import StageError
 from dni_fx.gradients import added
 from dni_fx.program import signature_of
-from dni_fx.runtimes.base import Loss, OptimizerFactory, Outcome, Runtime, Worker
+from dni_fx.runtimes.base import Outcome, Runtime, Worker
+from dni_fx.runtimes.updates import Recipe
 from dni_fx.segments import Leaving, Segment, segments
 from dni_fx.stage import Stage, detached
 from dni_fx.step import Synthesis
@@ -40,27 +40,20 @@ class Local(Runtime):
     name = "local"
 
     @override
-    def start(self, cut: Decoupled, loss: Loss, optimizer: OptimizerFactory) -> Worker:
-        return _Worker(cut, loss, optimizer)
+    def start(self, cut: Decoupled, recipe: Recipe) -> Worker:
+        return _Worker(cut, recipe)
 
 
 class _Worker(Worker):
-    def __init__(self, cut: Decoupled, loss: Loss, optimizer: OptimizerFactory) -> None:
-        self.cut = cut
-        self.loss = loss
-        self.factory = optimizer
-        self.optimizers: list[Optimizer] = []
-        self._of_stage: dict[int, Optimizer] = {}
-        self._of_learners: Optimizer | None = None
-
     @override
     def step(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
     ) -> Outcome:
+        self._refuse_mixing()
         cutting = cutting_of(self.cut)
         call = call_of(signature_of(self.cut), args, kwargs)
-        graph = cutting.settled(self.cut, call)  # a stage that has stepped cannot be taken back
-        self._refuse_mixing()
+        with self.updates.autocast():
+            graph = cutting.settled(self.cut, call)  # a stage that has stepped cannot be taken back
         if not graph.road.split.in_order:
             raise StageError(
                 "the local runtime runs stage after stage, and by this plan that would draw random "
@@ -68,37 +61,33 @@ class _Worker(Worker):
                 "runtime, or a plan that a policy has made."
             )
         self._prepare(graph.road.stages)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        cutting.begin(call, context)
-        values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
-        with switches_kept(), cutting.step.telling_loss():
+        with self.updates.batch(), switches_kept(), cutting.step.telling_loss():
+            with self.updates.autocast():
+                cutting.begin(call, context)
+            values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
             return _Pass(self, graph, values).run(target)
 
     def update(self, stage: Stage) -> None:
         """Step the parameters whose last reader this stage is."""
-        if stage.index in self._of_stage:
-            self._of_stage[stage.index].step()
+        self.updates.step(_name(stage.index))
 
     def update_learners(self) -> None:
         """Step the synthesizers that have no optimizer of their own."""
-        if self._of_learners is not None:
-            self._of_learners.step()
+        for name, dni in dnis(self.cut).items():
+            if dni.optimizer is None:
+                self.updates.step(f"dni.{name}")
 
     def _prepare(self, stages: Sequence[Stage]) -> None:
-        if self._of_stage:
+        if self.updates.optimizers:
             return
         owner: dict[nn.Parameter, int] = {}
         for stage in stages:
             owner |= {parameter: stage.index for parameter in stage.parameters() if parameter.requires_grad}
         for index in sorted(set(owner.values())):
-            mine = [parameter for parameter, at in owner.items() if at == index]
-            self._of_stage[index] = self.factory(mine)
-        free = [
-            p for dni in dnis(self.cut).values() if dni.optimizer is None for p in dni.learner.parameters()
-        ]
-        self._of_learners = self.factory(free) if free else None
-        self.optimizers = [*self._of_stage.values(), *([self._of_learners] if self._of_learners else [])]
+            self.updates.own(_name(index), [parameter for parameter, at in owner.items() if at == index])
+        for name, dni in dnis(self.cut).items():
+            if dni.optimizer is None:
+                self.updates.own(f"dni.{name}", list(dni.learner.parameters()))
 
     def _refuse_mixing(self) -> None:
         locked = [name for name, dni in dnis(self.cut).items() if dni.synthesizer.exact or dni.interface.mix]
@@ -139,12 +128,13 @@ class _Pass:
         for segment in segments(self.graph.road, self.dnis):
             self._forward(segment)
         outputs = pytree.tree_unflatten(self.graph.road.result(self.values), self.graph.capture.out_spec)
-        loss = self.worker.loss(outputs, target)
+        with self.worker.updates.autocast():
+            loss = self.worker.recipe.loss(outputs, target)
         for dni in self.dnis.values():
             dni.hear(loss)
         sent = [value for held in self.held for value in held.sent]
         upward = [up for held in self.held for up in held.upward]
-        torch.autograd.backward([loss, *sent], [None, *upward])
+        self.worker.updates.backward([loss, *sent], [None, *upward])
         for held in self.held:
             self._finish(held)
         for dni in self.dnis.values():
@@ -159,11 +149,12 @@ class _Pass:
             if name in self.dnis:
                 values[name] = held.leaves[name] = values[name].detach().requires_grad_()
         leaving = Leaving()
-        segment.run(values, self.dnis, leaving)
-        held.leaves |= leaving.below
-        for name, value in leaving.values.items():
-            held.sent.append(value)
-            held.upward.append(self._guess(name, value))
+        with self.worker.updates.autocast():
+            segment.run(values, self.dnis, leaving)
+            held.leaves |= leaving.below
+            for name, value in leaving.values.items():
+                held.sent.append(value)
+                held.upward.append(self._guess(name, value))
         written = {name: value for name, value in values.items() if name not in self.values}
         crossing = {
             name: written[name].detach().requires_grad_() for name in leaving.values if name in written
@@ -205,3 +196,8 @@ class _Pass:
         """Update a synthesizer, unless it has still to learn from the loss by the weights it guessed by."""
         if not dni.waits_for_loss:
             dni.step()
+
+
+def _name(index: int) -> str:
+    """What the optimizer of a stage is called."""
+    return f"stage {index}"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import dni_fx
 from dni_fx.errors import StageError
-from dni_fx.runtimes import RUNTIMES
+from dni_fx.runtimes import RUNTIMES, Recipe
 from passes import parse
 from tests.stirred import stir, stirred_zoo
 from tests.zoo import made
@@ -45,7 +45,7 @@ def sgd(parameters):
 
 
 def trained(cut, runtime, inputs, steps=5):
-    worker = parse(runtime, RUNTIMES).start(cut, loss_of, sgd)
+    worker = parse(runtime, RUNTIMES).start(cut, Recipe(loss_of, sgd))
     target = torch.full((), 0.3, dtype=torch.float64)
     for step in range(steps):
         args = tuple(value * (1 + step) / 4 if value.is_floating_point() else value for value in inputs)

@@ -15,6 +15,7 @@ from dni_fx.errors import StageError, SynthesizerError
 from dni_fx.interface import Interface
 from dni_fx.runtimes.backprop import Backprop
 from dni_fx.runtimes.local import Local
+from dni_fx.runtimes.updates import Recipe
 from dni_fx.step import Step
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
 from tests.learners import perturb, spec_of
@@ -83,18 +84,19 @@ def test_one_backward_is_the_two_sided_step_written_out(how, scale):
     (dni,) = dni_fx.boundaries(stir(cut)).values()
     dni.double()  # its running mean square too, so that nothing is rounded to float32
     wanted = by_hand(model, dni, x, target, scale)
-    before = [p.detach().clone() for p in model.parameters()]
+    learning = list(dni.learner.parameters())
+    parameters = [*model.parameters(), *learning]
+    before = [p.detach().clone() for p in parameters]
     if how == "drop-in":
         F.mse_loss(cut(x), target).backward()
-        ours = [p.grad for p in model.parameters()]
+        ours = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     else:
-        worker = (Local() if how == "local" else Backprop()).start(
-            cut, F.mse_loss, lambda parameters: torch.optim.SGD(parameters, lr=1.0)
-        )
-        worker.step((x,), {}, target, None)
-        ours = [old - new for old, new in zip(before, model.parameters(), strict=True)]
-    torch.testing.assert_close(ours, [*wanted[0], *wanted[1]], rtol=0, atol=1e-15)
-    torch.testing.assert_close([p.grad for p in dni.learner.parameters()], wanted[2], rtol=1e-12, atol=1e-15)
+        recipe = Recipe(F.mse_loss, lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+        (Local() if how == "local" else Backprop()).start(cut, recipe).step((x,), {}, target, None)
+        ours = [old - new for old, new in zip(before, parameters, strict=True)]
+    torch.testing.assert_close(ours[: -len(learning)], [*wanted[0], *wanted[1]], rtol=0, atol=1e-15)
+    unseen = [torch.zeros_like(p) if g is None else g for p, g in zip(learning, wanted[2], strict=True)]
+    torch.testing.assert_close(ours[-len(learning) :], unseen, rtol=1e-12, atol=1e-15)
 
 
 def test_a_node_by_itself_does_what_the_paper_says():

@@ -111,12 +111,11 @@ def test_what_was_good_for_long_is_told_soon_after(past, most):
     for _ in range(past):
         guard.note("b", 0.9)
     with pytest.warns(UserWarning, match=POINTED):
-        for _ in range(most):
-            guard.note("b", -0.15)
+        [guard.note("b", -0.15) for _ in range(most)]
 
 
 def test_a_guess_larger_than_true_gradients_ever_are_is_told_though_it_points_the_right_way():
-    cut, inputs, target = poisoned(lambda p: None, "dni:guard=30,lr=1e-30")
+    _, _, target = poisoned(lambda p: None, "dni:guard=30,lr=1e-30")
     with torch.no_grad():
         target.learner.layer.weight.zero_()
         target.learner.layer.bias.fill_(3.9)

@@ -5,8 +5,13 @@ import torch
 import torch.nn.functional as F
 
 import dni_fx
+from dni_fx.runtimes import Recipe
 from dni_fx.runtimes.local import Local
 from tests.stirred import stirred_zoo
+
+
+def started(cut):
+    return Local().start(cut, Recipe(F.mse_loss, lambda p: torch.optim.SGD(p, lr=0.1)))
 
 
 def test_a_stage_is_updated_before_the_next_one_runs():
@@ -16,7 +21,7 @@ def test_a_stage_is_updated_before_the_next_one_runs():
     cut.layers[2].register_forward_pre_hook(
         lambda m, args: seen.append(not torch.equal(cut.layers[0].weight, before))
     )
-    Local().start(cut, F.mse_loss, lambda p: torch.optim.SGD(p, lr=0.1)).step((x,), {}, x, None)
+    started(cut).step((x,), {}, x, None)
     assert seen == [True]
 
 
@@ -27,20 +32,25 @@ def test_a_tied_parameter_steps_after_its_last_reader():
     cut.layers[2].register_forward_pre_hook(
         lambda m, args: seen.append(torch.equal(cut.layers[0].weight, before))
     )
-    worker = Local().start(cut, F.mse_loss, lambda p: torch.optim.SGD(p, lr=0.1))
+    worker = started(cut)
     worker.step((x,), {}, x, None)
     assert seen == [True]
     assert not torch.equal(cut.layers[0].weight, before)
-    owned = [[id(p) for group in o.param_groups for p in group["params"]] for o in worker.optimizers]
+    owned = [
+        [id(p) for group in o.param_groups for p in group["params"]]
+        for o in worker.updates.optimizers.values()
+    ]
     assert sum(id(cut.layers[0].weight) in each for each in owned) == 1
     assert id(cut.layers[0].weight) in owned[-1]
 
 
 def test_a_frozen_parameter_is_in_no_optimizer():
     cut, (x,) = stirred_zoo("frozen-layer", plan="at:after=layers.1+layers.3")
-    worker = Local().start(cut, F.mse_loss, lambda p: torch.optim.SGD(p, lr=0.1))
+    worker = started(cut)
     worker.step((x,), {}, x, None)
-    owned = {id(p) for o in worker.optimizers for group in o.param_groups for p in group["params"]}
+    owned = {
+        id(p) for o in worker.updates.optimizers.values() for group in o.param_groups for p in group["params"]
+    }
     assert owned == {id(p) for p in dni_fx.recouple(cut).parameters() if p.requires_grad}
 
 

@@ -1,0 +1,60 @@
+"""What a batch is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from dni_fx.errors import StageError
+
+Metric = Callable[[Any, Any], Tensor | float]
+"""The model's outputs and the targets to a number; averaged over batches by their size."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Positional inputs, keyword inputs and targets."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    target: Any
+
+    @staticmethod
+    def of(batch: Any, device: torch.device) -> Batch:
+        """A batch taken apart, its tensors on this device.
+
+        Raises:
+            StageError: it is not a pair of inputs and targets.
+        """
+        try:
+            inputs, target = pytree.tree_map_only(Tensor, lambda t: t.to(device, non_blocking=True), batch)
+        except (TypeError, ValueError):
+            raise StageError(
+                f"a batch is a pair (inputs, targets), and this one is a {type(batch).__name__}. The inputs "
+                "are a tensor, a tuple of positional arguments, or a dictionary of keyword arguments."
+            ) from None
+        if isinstance(inputs, Mapping):
+            return Batch((), dict(inputs), target)
+        return Batch(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}, target)
+
+    @property
+    def size(self) -> int:
+        """How many samples there are, by the first tensor among the inputs; 1 if there is none."""
+        values = (*self.args, *self.kwargs.values())
+        tensors = (value for value in values if isinstance(value, Tensor) and value.dim())
+        return next((tensor.shape[0] for tensor in tensors), 1)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's inputs are to be: with its first parameter."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
+    """Part of the samples whose largest output, (batch, classes), is at the target's place."""
+    return (outputs.argmax(-1) == target).float().mean()

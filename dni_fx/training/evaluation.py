@@ -1,0 +1,26 @@
+"""Measuring a model on data that it does not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dni_fx.modes import eval_mode
+from dni_fx.training.batches import Batch, Metric, device_of
+from dni_fx.training.means import Means
+
+
+def evaluate(model: nn.Module, batches: Iterable[Any], metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Mean of each metric over the batches, in eval mode and without gradients."""
+    means = Means()
+    device = device_of(model)
+    with eval_mode(model), torch.no_grad():
+        for each in batches:
+            batch = Batch.of(each, device)
+            outputs = model(*batch.args, **batch.kwargs)
+            for name, metric in metrics.items():
+                means.add(name, metric(outputs, batch.target), batch.size)
+    return means.all()

@@ -1,0 +1,111 @@
+"""Epoch after epoch, with checkpoints on the way."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dni_fx.errors import StageError
+from dni_fx.history import diagnosed
+from dni_fx.training.batches import Batch, device_of
+from dni_fx.training.callbacks import Callback
+from dni_fx.training.interrupts import Asked, deferred
+from dni_fx.training.means import Sofar
+from dni_fx.training.order import Order
+from dni_fx.training.reports import Epoch
+
+if TYPE_CHECKING:
+    from dni_fx.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One call of `Trainer.fit`: what it goes through, how often, and where the state of the run is kept."""
+
+    trainer: Trainer
+    order: Order
+    epochs: int
+    validation: Iterable[Any] | None
+    path: Path | None
+    every: int
+    callbacks: Sequence[Callback]
+
+    def run(self) -> None:
+        """Train until there have been as many epochs as asked for, or somebody stops the run."""
+        trainer, batches = self.trainer, self.order.batches
+        if self.path is not None and self.every and not self.order.is_resumable:
+            warnings.warn(
+                f"a {type(batches).__name__} cannot go on in the middle of an epoch, so checkpoints are "
+                "written after epochs only. Pass a DataLoader, or a loader with a state_dict.",
+                stacklevel=3,
+            )
+        if not trainer.cut.training:
+            trainer.cut.train()  # a model in train mode may have parts that are to stay in eval mode
+        trainer.is_stopped = False
+        with ExitStack() as stack:
+            asked = stack.enter_context(deferred(self.path is not None))
+            stack.enter_context(diagnosed(trainer.cut))
+            for callback in self.callbacks:
+                stack.callback(callback.end, trainer)
+                callback.begin(trainer, self.epochs, self.order.length)
+            while len(trainer.epochs) < self.epochs and not trainer.is_stopped:
+                self._epoch(asked)
+
+    def _epoch(self, asked: Asked) -> None:
+        trainer, number = self.trainer, len(self.trainer.epochs)
+        start = time.perf_counter() - trainer.sofar.seconds
+        for batch in self.order.passage(number):
+            self._step(batch)
+            trainer.sofar.seconds = time.perf_counter() - start
+            if not trainer.worker.updates.batches:  # none whose gradients would be lost
+                self._pause(asked)
+        trainer.worker.updates.flush()
+        epoch = self._report(number)
+        trainer.worker.updates.end_epoch(epoch.validation.get("loss", epoch.loss))
+        trainer.epochs.append(epoch)
+        trainer.sofar = Sofar()
+        for callback in self.callbacks:
+            callback.epoch(trainer, number + 1, epoch)
+        if self.path is not None:
+            trainer.save(self.path)
+        asked.obey()
+
+    def _step(self, batch: Any) -> None:
+        trainer = self.trainer
+        taken = Batch.of(batch, device_of(trainer.cut))
+        outcome = trainer.train_on(taken)
+        with torch.no_grad():
+            figures = {
+                name: metric(outcome.outputs, taken.target) for name, metric in trainer.metrics.items()
+            }
+        record = trainer.history.note(outcome.loss, figures)
+        trainer.sofar.add(record, taken.size)
+        for callback in self.callbacks:
+            callback.step(trainer, record)
+
+    def _pause(self, asked: Asked) -> None:
+        """Keep the state of the run if it is time, or if it is to end here."""
+        is_time = self.every and self.trainer.steps % self.every < self.trainer.worker.recipe.accumulate
+        if self.path is not None and self.order.is_resumable and (is_time or asked.number is not None):
+            self.trainer.save(self.path)
+        asked.obey()
+
+    def _report(self, number: int) -> Epoch:
+        sofar = self.trainer.sofar
+        if not sofar.steps:
+            again = "cannot be read a second time; pass a list or a DataLoader" if number else "are empty"
+            raise StageError(f"epoch {number + 1} has no batch: the batches {again}.")
+        figures = sofar.figures.all()
+        loss = figures.pop("loss")
+        if not math.isfinite(loss):
+            warnings.warn(f"the loss of epoch {number + 1} is {loss}", stacklevel=5)
+        judged = {} if self.validation is None else self.trainer.evaluate(self.validation)
+        return Epoch(loss, figures, sofar.boundaries(), sofar.steps, sofar.seconds, judged)

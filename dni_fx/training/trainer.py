@@ -1,0 +1,199 @@
+"""The training loop: batches in, a report out, and a run that can be stopped and go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dni_fx.decoupled import Decoupled
+from dni_fx.errors import FileError, StageError
+from dni_fx.history import History
+from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Outcome, Recipe, Runtime, SchedulerFactory
+from dni_fx.training.batches import Batch, Metric, device_of
+from dni_fx.training.callbacks import Callback
+from dni_fx.training.checkpoint import read_checkpoint, write_checkpoint
+from dni_fx.training.evaluation import evaluate
+from dni_fx.training.loop import Loop
+from dni_fx.training.means import Sofar
+from dni_fx.training.order import Order
+from dni_fx.training.progress import Bar, Board
+from dni_fx.training.reports import Epoch, Training
+from passes import parse
+
+
+class Trainer:
+    """Trains a cut model by a runtime, epoch after epoch, on batches that are pairs of inputs and targets.
+
+    `loss` takes the model's outputs and the targets. `optimizer` makes one for some of the parameters: all
+    of them, or those of one stage; Adam at 1e-3 if not given. `scheduler` makes one for an optimizer, and
+    moves after its steps, or after epochs with `per_epoch`. `clip` bounds the norm of one optimizer's
+    gradients; those of `accumulate` batches are averaged before a step; `autocast` is a type for matrix
+    products, and with float16 the loss is scaled. `labels_as_context` shows the targets to the synthesizers.
+
+        trainer = dni_fx.Trainer(cut, loss=F.cross_entropy, runtime="local")
+        trainer.fit(loader, epochs=10, validation=held_out, checkpoint="run.ckpt", resume=True)
+
+    Raises:
+        StageError: the runtime cannot train this model.
+    """
+
+    def __init__(
+        self,
+        cut: Decoupled,
+        *,
+        loss: Loss,
+        optimizer: OptimizerFactory | None = None,
+        runtime: str | Runtime = "backprop",
+        scheduler: SchedulerFactory | None = None,
+        per_epoch: bool = False,
+        clip: float = 0.0,
+        accumulate: int = 1,
+        autocast: torch.dtype | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        labels_as_context: bool = False,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.cut = cut
+        self.metrics = dict(metrics or {})
+        self.labels_as_context = labels_as_context
+        self.callbacks = list(callbacks)
+        optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3)
+        recipe = Recipe(loss, optimizer, scheduler, per_epoch, clip, accumulate, autocast)
+        chosen = parse(runtime, RUNTIMES) if isinstance(runtime, str) else runtime
+        self.worker = chosen.start(cut, recipe)
+        self.steps = 0
+        self.epochs: list[Epoch] = []
+        self.sofar = Sofar()
+        self.history = History(cut)
+        self.is_stopped = False
+        self._order = Order(())
+
+    def step(self, batch: Any) -> Outcome:
+        """Train on one batch; returns its loss and the outputs.
+
+        Raises:
+            StageError: it is not a pair of inputs and targets.
+        """
+        return self.train_on(Batch.of(batch, device_of(self.cut)))
+
+    def train_on(self, batch: Batch) -> Outcome:
+        """Train on one batch that was taken apart."""
+        context = batch.target if self.labels_as_context else None
+        outcome = self.worker.step(batch.args, batch.kwargs, batch.target, context)
+        self.steps += 1
+        return outcome
+
+    def stop(self) -> None:
+        """End the run after the epoch that is under way."""
+        self.is_stopped = True
+
+    def fit(
+        self,
+        batches: Iterable[Any],
+        epochs: int = 1,
+        *,
+        validation: Iterable[Any] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: int = 0,
+        resume: bool = False,
+        progress: bool = True,
+        log_dir: str | os.PathLike[str] | None = None,
+    ) -> Training:
+        """Train until there have been `epochs` passes through the batches, those before this call included.
+
+        The state of the run is written to `checkpoint` after every epoch, after `every` steps if that is not
+        0, and on Ctrl-C; with `resume` the run goes on from there if the file is there, and ends as if it
+        had never stopped. TensorBoard finds the figures of every step in `log_dir`.
+
+        Raises:
+            StageError: there is no batch, or the batches cannot be read as they would have to be.
+            FileError: the checkpoint cannot be written or read, or is there and not to be resumed.
+            DniError: the figures are to be logged, and tensorboard is not installed.
+        """
+        path = None if checkpoint is None else Path(checkpoint)
+        if path is not None and path.exists():
+            if not resume:
+                raise FileError(
+                    f"{path} is there already. Pass resume=True to go on from it, or delete it to begin anew."
+                )
+            self.load(path)
+        self._order = self._order.over(batches)
+        drawn = [Bar()] if progress else []
+        drawn += [] if log_dir is None else [Board(Path(log_dir))]
+        loop = Loop(self, self._order, epochs, validation, path, every, [*self.callbacks, *drawn])
+        loop.run()
+        return Training(tuple(self.epochs), self.history.records)
+
+    def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
+        """Means of the loss and the metrics over batches, by the original model in eval mode."""
+        recipe, updates = self.worker.recipe, self.worker.updates
+        with updates.autocast():
+            return evaluate(self.cut, batches, {"loss": recipe.loss, **self.metrics})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state of the run to a file, which replaces one that is there when it is whole.
+
+        Raises:
+            FileError: the path cannot be written.
+            StageError: gradients wait for more batches, or the loader cannot go on where it is.
+        """
+        write_checkpoint(Path(path), self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go back to the state in a file that `save` or `fit` wrote. Nothing in it is run.
+
+        Raises:
+            FileError: the file cannot be read, or is damaged or no checkpoint.
+            StageError: it is of another model, or of another way to train.
+        """
+        self.load_state_dict(read_checkpoint(Path(path)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run depends on: weights, synthesizers, optimizers, random state, place in the data.
+
+        Raises:
+            StageError: gradients wait for more batches, or the loader cannot go on where it is.
+        """
+        if waiting := self.worker.updates.batches:
+            raise StageError(f"gradients of {waiting} batches wait for more, and would be lost.")
+        return {
+            "model": dict(self.cut.state_dict()),
+            "updates": self.worker.updates.state_dict(),
+            "steps": self.steps,
+            "epochs": [epoch.plain() for epoch in self.epochs],
+            "sofar": self.sofar.state_dict(),
+            "history": self.history.state_dict(),
+            "order": self._order.state_dict(),
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state that `state_dict` returned; the loader goes back when `fit` has it.
+
+        Raises:
+            StageError: it is of another model, or of another way to train.
+        """
+        if len(state["callbacks"]) != len(self.callbacks):
+            raise StageError(
+                f"the state is of a run with {len(state['callbacks'])} callbacks, and now there are "
+                f"{len(self.callbacks)}."
+            )
+        try:
+            self.cut.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise StageError(f"the state is of another model, or another plan: {error}") from error
+        self.worker.updates.load_state_dict(state["updates"])
+        self.steps = state["steps"]
+        self.epochs = [Epoch.of(plain) for plain in state["epochs"]]
+        self.sofar = Sofar()
+        self.sofar.load_state_dict(state["sofar"])
+        self.history = History(self.cut)
+        self.history.load_state_dict(state["history"])
+        self._order.load_state_dict(state["order"])
+        for callback, each in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(each)
