@@ -33,9 +33,8 @@ def crossings(
     stages = {node.name: stage for node, stage in plan.assign(gm.graph).items()}
     nodes = {node.name: node for node in gm.graph.nodes}
     crossing = ways(flow, stages, plan.copies)
-    PreconditionError.unless_none(
-        "cannot join values as planned", misjoined(flow, stages, crossing, plan.joint)
-    )
+    wrong = misjoined(flow, stages, crossing, plan.joint) if plan.joint else ()
+    PreconditionError.unless_none("cannot join values as planned", wrong)
     taken: set[str] = set()
     cost: Counter[int] = Counter()
     for name, stage in stages.items():

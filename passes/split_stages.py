@@ -93,7 +93,7 @@ class _Splitter:
         self.crossings: defaultdict[int, dict[str, tuple[str, ...]]] = defaultdict(dict)
         known: dict[fx.Node, str] = {}
         for marker, spec in boundaries(gm):
-            self.crossings[spec.producer][spec.name] = spec.names
+            self.crossings[marker.meta["stage"]][spec.name] = spec.names
             for (value, side), name in zip(sides(marker), spec.names, strict=True):
                 self.marks[value], known[side] = side, name
             self.markers.add(marker)
