@@ -9,7 +9,7 @@ alone. Autograd is not bent here: `dni.py` says what goes up.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -31,12 +31,12 @@ from dni_fx.errors import StageError
 class Interfaced(Protocol):
     """What stands behind the operators: one object for a boundary."""
 
-    def guess(self, value: Tensor) -> Any:
-        """What `learn` needs to know later of a value that has just been made."""
+    def guess(self, values: Sequence[Tensor]) -> Any:
+        """What `learn` needs to know later of values that have just been made."""
         ...
 
-    def learn(self, guessed: Any, true: Tensor) -> Tensor:
-        """The gradient that goes up when the true one has arrived."""
+    def learn(self, guessed: Any, true: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The gradients that go up when the true ones have arrived."""
         ...
 
 
@@ -69,8 +69,8 @@ _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
 # `begin` writes to the clock and `guess` reads it, so no compiler moves one before the other or drops it.
 for _schema in (
     "begin(Tensor(a!) clock, SymInt batch, Tensor? context, int owner) -> ()",
-    "guess(Tensor value, Tensor clock, int owner, bool autocast, ScalarType dtype) -> Tensor",
-    "learn(Tensor true, Tensor token, int owner) -> Tensor",
+    "guess(Tensor[] values, Tensor clock, int owner, bool autocast, ScalarType dtype) -> Tensor",
+    "learn(Tensor[] true, Tensor token, int owner) -> Tensor[]",
 ):
     _LIBRARY.define(_schema, tags=_TAGS)
 
@@ -82,27 +82,31 @@ def _begin(clock: Tensor, batch: int, context: Tensor | None, owner: int) -> Non
         owner_of(owner).start(batch, None if context is None else context.detach().clone())
 
 
-def _guess(value: Tensor, clock: Tensor, owner: int, autocast: bool, dtype: torch.dtype) -> Tensor:
+def _guess(values: Sequence[Tensor], clock: Tensor, owner: int, autocast: bool, dtype: torch.dtype) -> Tensor:
     # The code runs with autocast off: it was applied when the code was made.
-    with _plainly(), torch.autocast(value.device.type, dtype, enabled=autocast):
-        guessed = owner_of(owner).guess(value.detach())
+    with _plainly(), torch.autocast(values[0].device.type, dtype, enabled=autocast):
+        guessed = owner_of(owner).guess([value.detach() for value in values])
     # Autograd keeps the token from forward to backward and drops it with the graph, so what it carries lives
     # just as long.
-    token = value.new_empty(0)
+    token = values[0].new_empty(0)
     vars(token)[_GUESSED] = guessed
     return token
 
 
-def _learn(true: Tensor, token: Tensor, owner: int) -> Tensor:
+def _learn(true: Sequence[Tensor], token: Tensor, owner: int) -> list[Tensor]:
     if _GUESSED not in vars(token):
         raise StageError(
             "cannot learn in the backward pass of a compiled model: what autograd saved in the forward pass "
             "was replaced by a copy. Run it without hooks on saved tensors, or do not compile the model."
         )
     with _plainly():
-        up: Tensor = owner_of(owner).learn(vars(token)[_GUESSED], true)
+        up: Sequence[Tensor] = owner_of(owner).learn(vars(token)[_GUESSED], true)
+    return [_fresh(one, other) for one, other in zip(up, true, strict=True)]
+
+
+def _fresh(up: Tensor, true: Tensor) -> Tensor:
+    """What goes up as an operator may return it: none of its inputs, in memory as the compiler expects it."""
     like = torch.empty_like(true)
-    # An operator returns none of its inputs, and memory laid out as the compiler expects it.
     return up if up is not true and up.stride() == like.stride() else like.copy_(up)
 
 
@@ -123,8 +127,8 @@ with ThreadPoolExecutor(1) as _pool:  # a new thread has what PyTorch starts wit
 
 for _name, _kernel, _fake in (
     ("begin", _begin, lambda clock, batch, context, owner: None),
-    ("guess", _guess, lambda value, clock, owner, autocast, dtype: value.new_empty(0)),
-    ("learn", _learn, lambda true, token, owner: torch.empty_like(true)),
+    ("guess", _guess, lambda values, clock, owner, autocast, dtype: values[0].new_empty(0)),
+    ("learn", _learn, lambda true, token, owner: [torch.empty_like(each) for each in true]),
 ):
     _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"dni_fx::{_name}", _fake, lib=_LIBRARY)
@@ -140,24 +144,28 @@ def begin(clock: Tensor, batch: int, context: Tensor | None, owner: int) -> None
     torch.ops.dni_fx.begin(clock, batch, context, owner)
 
 
-def interfaced(value: Tensor, clock: Tensor, owner: int) -> Tensor:
-    """(batch, *features) to (batch, *features), unchanged: the interface in code that is being compiled."""
-    device = value.device.type
+def interfaced(values: tuple[Tensor, ...], clock: Tensor, owner: int) -> Any:
+    """(batch, *features) to (batch, *features), unchanged: the interface in code that is being compiled.
+
+    Several values to a tuple of them.
+    """
+    device = values[0].device.type
     autocast, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-    return _Interfaced.apply(value, clock, owner, autocast, dtype)
+    return _Interfaced.apply(clock, owner, autocast, dtype, *values)
 
 
 class _Interfaced(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, value: Tensor, clock: Tensor, owner: int, autocast: bool, dtype: torch.dtype
-    ) -> Tensor:
-        token = torch.ops.dni_fx.guess(value, clock, owner, autocast, dtype)
+        ctx: Any, clock: Tensor, owner: int, autocast: bool, dtype: torch.dtype, *values: Tensor
+    ) -> Any:
+        token = torch.ops.dni_fx.guess(values, clock, owner, autocast, dtype)
         ctx.save_for_backward(token)
         ctx.owner = owner
-        return value.view_as(value)
+        first, *rest = [value.view_as(value) for value in values]
+        return (first, *rest) if rest else first
 
     @staticmethod
-    def backward(ctx: Any, true: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *true: Tensor) -> Any:
         (token,) = ctx.saved_tensors
-        return torch.ops.dni_fx.learn(true, token, ctx.owner), None, None, None, None
+        return None, None, None, None, *torch.ops.dni_fx.learn(true, token, ctx.owner)

@@ -30,15 +30,17 @@ class Crossing:
         return f"{self.anchor} ({', '.join(map(str, self.shape))}) {self.dtype}"
 
 
-def crossing(spec: BoundarySpec) -> Crossing:
-    """A boundary of one value as plain data."""
-    value = spec.value
-    return Crossing(
-        spec.name,
-        str(value.anchor),
-        value.dims,
-        str(value.dtype).removeprefix("torch."),
-        math.prod(value.shape) * value.dtype.itemsize,
-        spec.producer,
-        spec.consumers,
+def crossings_of(spec: BoundarySpec) -> tuple[Crossing, ...]:
+    """The values of a boundary as plain data."""
+    return tuple(
+        Crossing(
+            spec.name,
+            str(value.anchor),
+            value.dims,
+            str(value.dtype).removeprefix("torch."),
+            math.prod(value.shape) * value.dtype.itemsize,
+            spec.producer,
+            spec.consumers,
+        )
+        for value in spec.values
     )

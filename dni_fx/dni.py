@@ -63,32 +63,41 @@ class DNI(Pupil):
         if not (torch.is_grad_enabled() and any(each.requires_grad for each in values)):
             return same
         if torch.compiler.is_dynamo_compiling():
-            return interfaced(value, now.clock, self._number)
+            return interfaced(values, now.clock, self._number)
         mix = self.mix
         if not self._guesses(mix):
             return same
         synthesis = self.synthesize(tuple(each.detach() for each in values))
         return _Substitute.apply(self, synthesis, mix, *values)
 
-    def guess(self, value: Tensor) -> tuple[Synthesis | None, float]:
-        """A guess, if one is needed, for a value in compiled code, and the part of the true gradient.
+    def send(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The same as calling it, always as a tuple."""
+        sent = self(*values)
+        return sent if len(values) > 1 else (sent,)
 
-        The value is copied for the learner: compiled code writes to its memory before backward.
+    def guess(self, values: Sequence[Tensor]) -> tuple[Synthesis | None, float]:
+        """A guess, if one is needed, for values in compiled code, and the part of the true gradient.
+
+        The values are copied for the learner: compiled code writes to their memory before backward.
         """
         mix = self.mix
         if not self._guesses(mix):
             return None, mix
-        return self.synthesize((value.clone() if self.learns else value,)), mix
+        return self.synthesize(tuple(each.clone() if self.learns else each for each in values)), mix
 
-    def learn(self, guessed: tuple[Synthesis | None, float], true: Tensor) -> Tensor:
-        """What goes up from a value in compiled code when the true gradient has arrived.
+    def learn(self, guessed: tuple[Synthesis | None, float], true: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What goes up from values in compiled code when the true gradients have arrived.
 
         Raises:
             StageError: this guess was regressed already.
         """
         synthesis, mix = guessed
-        up = (true,) if synthesis is None else self.answer(synthesis, (true,), (true,), mix)
-        return cast("Tensor", up[0])
+        return true if synthesis is None else cast("Any", self.answer(synthesis, true, true, mix))
+
+    def guess_up(self, values: Sequence[Tensor]) -> tuple[Synthesis, tuple[Tensor | None, ...]]:
+        """A guess for values, and what goes up at once, where none of the truth does; None is zeros."""
+        synthesis = self.synthesize(tuple(each.detach() for each in values))
+        return synthesis, self.upward(synthesis, values, (None,) * len(values), 0)
 
     def answer(
         self, synthesis: Synthesis, values: Sequence[Tensor], true: Sequence[Tensor | None], mix: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from dni_fx.synthesizers import Synthesizer
 from dni_fx.timeline import Timeline, saver
 from passes import BoundarySpec, Plan
 from passes.crossings import crossings, plain_crossings
+from passes.values import value_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -74,8 +76,7 @@ def _learning(spec: BoundarySpec, each: Price) -> int:
 
     A guess whose features stand before other dimensions is laid out anew for that.
     """
-    value = spec.value
-    is_turned = value.feature_dim % max(len(value.shape), 1) != len(value.shape) - 1
+    is_turned = any(v.feature_dim % max(len(v.shape), 1) != len(v.shape) - 1 for v in spec.values)
     return max((4 + is_turned) * _bytes(spec), 2 * _bytes(spec) + each.parameter_bytes)
 
 
@@ -83,7 +84,7 @@ def _stages(
     gm: fx.GraphModule,
     plan: Plan,
     timeline: Timeline,
-    leaving: Sequence[tuple[fx.Node, BoundarySpec]],
+    leaving: Sequence[tuple[tuple[fx.Node, ...], BoundarySpec]],
     prices: Sequence[Price],
 ) -> list[_Stage]:
     stages = [_Stage() for _ in range(len(plan))]
@@ -91,7 +92,7 @@ def _stages(
     returning = {stage_of[node] for node in stage_of if any(user.op == "output" for user in node.users)}
     for node, stage in stage_of.items():
         stages[stage].members.append(timeline.place[node])
-    for (node, spec), each in zip(leaving, prices, strict=True):
+    for (nodes, spec), each in zip(leaving, prices, strict=True):
         size, producer = _bytes(spec), stages[spec.producer]
         producer.sent += size
         producer.kept += size + each.saved_bytes
@@ -99,13 +100,11 @@ def _stages(
         stages[max(spec.consumers)].dropped += size
         for consumer in spec.consumers:
             stages[consumer].returned += size
-        if (holder := saver(node)) in stage_of:
-            stages[stage_of[holder]].shared += size
+        for node in nodes:
+            if (holder := saver(node)) in stage_of:
+                stages[stage_of[holder]].shared += value_of(node).bytes
     return stages
 
 
 def _bytes(spec: BoundarySpec) -> int:
-    size = spec.value.dtype.itemsize
-    for each in spec.value.shape:
-        size *= each
-    return size
+    return sum(math.prod(value.shape) * value.dtype.itemsize for value in spec.values)

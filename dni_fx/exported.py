@@ -48,10 +48,10 @@ def export_graph(
 ) -> Exported:
     """Export a graph over a tree of modules; the program computes what the graph computes, in its mode.
 
-    Parameters and buffers keep their names and stay the tree's own tensors. Every boundary becomes a
-    call of `dni_fx::interface`. A node of the program carries, in `meta["custom"]`, the anchor and the
-    stage of the node of `graph` that it came from. Only fake tensors run: no statistic moves and no
-    random number is drawn.
+    Parameters and buffers keep their names and stay the tree's own tensors. Every value of a boundary
+    goes through a call of `dni_fx::interface`. A node of the program carries, in `meta["custom"]`, the
+    anchor and the stage of the node of `graph` that it came from. Only fake tensors run: no statistic moves
+    and no random number is drawn.
 
     Args:
         tree: what the graph's `call_module` and `get_attr` speak of. What lies under `dni` in it is replaced.

@@ -6,9 +6,13 @@ Its value is a copy of the input, since an operator may not return its input its
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
+
+from passes.boundary import value_names
 
 
 @torch.library.custom_op("dni_fx::interface", mutates_args=())
@@ -26,12 +30,14 @@ interface.register_autograd(lambda ctx, grad: (grad, None))
 
 
 class Marker(nn.Module):
-    """Fills a boundary when the graph is written to a file: one call of `dni_fx::interface`."""
+    """Fills a boundary when the graph is written to a file: a call of `dni_fx::interface` for each value."""
 
     def __init__(self, boundary: str) -> None:
         super().__init__()
         self.boundary = boundary
 
     @override
-    def forward(self, value: Tensor) -> Tensor:
-        return torch.ops.dni_fx.interface(value, self.boundary)
+    def forward(self, *values: Tensor) -> Any:
+        names = value_names(self.boundary, len(values))
+        (marked, *others) = map(torch.ops.dni_fx.interface, values, names)
+        return (marked, *others) if others else marked

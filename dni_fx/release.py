@@ -28,13 +28,17 @@ from dni_fx.step import Synthesis
 
 @dataclass
 class _Run:
-    """What passes between the segment and the autograd node that stands for it."""
+    """What passes between the segment and the autograd node that stands for it.
+
+    `leaving` are the boundaries that it leaves by, and `names` the values that go through them.
+    """
 
     segment: Segment
     dnis: Mapping[str, DNI]
     values: dict[str, Any]
     live: list[str]
     leaving: list[str] = field(default_factory=list[str])
+    names: list[str] = field(default_factory=list[str])
     syntheses: list[Synthesis] = field(default_factory=list[Synthesis])
 
 
@@ -49,7 +53,7 @@ def release(segment: Segment, values: Mapping[str, Any], dnis: Mapping[str, DNI]
     crossing = _Release.apply(run, len(live), *[values[name] for name in live], *segment.parameters())
     written = {name: detached(value) for name, value in run.values.items() if name not in values}
     run.values = {}
-    return written | dict(zip(run.leaving, crossing, strict=True))
+    return written | dict(zip(run.names, crossing, strict=True))
 
 
 def run_stages(road: Road, values: dict[str, Any], dnis: Mapping[str, DNI]) -> list[Any]:
@@ -89,15 +93,15 @@ class _Release(torch.autograd.Function):
         run.values |= zip(run.live, leaves, strict=True)
         with torch.enable_grad():
             segment.run(run.values, run.dnis, leaving)
-        run.leaving = list(leaving.values)
-        dnis = [run.dnis[name] for name in run.leaving]
-        sent, below = list(leaving.values.values()), list(leaving.below.values())
-        detached_below = [(value.detach(),) for value in below]
-        run.syntheses = [dni.synthesize(values) for dni, values in zip(dnis, detached_below, strict=True)]
-        upward = [
-            dni.upward(synthesis, values, (None,), 0)[0]
-            for dni, synthesis, values in zip(dnis, run.syntheses, detached_below, strict=True)
-        ]
+        run.leaving, run.names = list(leaving.values), list(leaving.below)
+        below = list(leaving.below.values())
+        sent: list[Tensor] = []
+        upward: list[Tensor | None] = []
+        for name, values in leaving.values.items():
+            synthesis, up = run.dnis[name].guess_up(values)
+            run.syntheses.append(synthesis)
+            sent += values
+            upward += up
         ctx.run, ctx.zeros = run, None
         ctx.set_materialize_grads(False)
         inner = below if len(segment.stages) > 1 else []  # readers of the same segment answer here already
@@ -107,14 +111,16 @@ class _Release(torch.autograd.Function):
         ctx.gradients = [*found[: len(leaves)], *found[len(leaves) + len(inner) :]]
         if all(up is None for up in upward):  # gradients of zeros are made when they are asked for
             ctx.zeros = [(each.shape, each.dtype, each.device) for each in tensors]
-        return tuple(value for (value,) in detached_below)
+        return tuple(value.detach() for value in below)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *true: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         run: _Run = ctx.run
-        for name, synthesis, *parts in zip(run.leaving, run.syntheses, true, ctx.inner, strict=True):
-            run.dnis[name].regress(synthesis, (added(parts),))
+        arrived = iter([added(parts) for parts in zip(true, ctx.inner, strict=True)])
+        for name, synthesis in zip(run.leaving, run.syntheses, strict=True):
+            dni = run.dnis[name]
+            dni.regress(synthesis, tuple(itertools.islice(arrived, len(dni.spec.values))))
         gradients, ctx.gradients = ctx.gradients, None
         if ctx.zeros is not None:
             gradients = [torch.zeros(shape, dtype=dtype, device=place) for shape, dtype, place in ctx.zeros]

@@ -124,7 +124,7 @@ def _owner(tree: nn.Module, path: str) -> nn.Module:
 def without_markers(graph: fx.Graph, anchors: Mapping[str, str]) -> None:
     """Take the calls of `dni_fx::interface` out of a graph; what is left is the captured graph.
 
-    `anchors` tells, by the boundary's name, the anchor of the value in front of each call. The operation
+    `anchors` tells, by the name that the call gives, the anchor of the value in front of it. The operation
     that made it may have been part of another one when the file was written.
     """
     for node in list(graph.nodes):

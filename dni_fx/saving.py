@@ -98,7 +98,7 @@ def save(cut: Decoupled, call: Call, path: str | os.PathLike[str]) -> str:
     state = {key: value for key, value in state.items() if key.partition(".")[0] in {"steps", *held}}
     meta = _meta(cut, call, missing, literals)
     for part in ("synthesizers", "interfaces", "boundaries"):
-        meta[part] = {name: each for name, each in meta[part].items() if name in held}
+        meta[part] = {name: each for name, each in meta[part].items() if name.partition(".")[0] in held}
     archive.write(path, programs, state, meta)
     return missing
 
@@ -158,7 +158,11 @@ def _meta(cut: Decoupled, call: Call, missing: str, literals: Mapping[str, list[
         "model": type(original).__name__,
         "plan": json.loads(plan.to_json()),
         "synthesizers": {name: str(dni.synthesizer) for name, dni in dnis(cut).items()},
-        "boundaries": {name: dni.spec.value.anchor for name, dni in dnis(cut).items()},
+        "boundaries": {
+            name: value.anchor
+            for dni in dnis(cut).values()
+            for name, value in zip(dni.spec.names, dni.spec.values, strict=True)
+        },
         "interfaces": {name: str(dni.interface) for name, dni in dnis(cut).items()},
         "context": cutting_of(cut).context,
         "classes": next((dni.spec.classes for dni in dnis(cut).values()), 0),

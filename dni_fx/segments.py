@@ -59,12 +59,15 @@ class Segment:
         """
         for stage, drops in zip(self.stages, self.drops, strict=True):
             written = stage.run(stage.reads(values))
-            for name in stage.crossings:
+            for name, parts in stage.crossings.items():
+                sent = tuple(written[part] for part in parts)
                 if leaving is None or dnis[name].mix != 0:
-                    written[name] = dnis[name](written[name])
+                    sent = dnis[name].send(sent)
                 else:
-                    leaving.values[name] = written[name]
-                    written[name] = leaving.below[name] = written[name].detach().requires_grad_()
+                    leaving.values[name] = sent
+                    sent = tuple(value.detach().requires_grad_() for value in sent)
+                    leaving.below |= zip(parts, sent, strict=True)
+                written |= zip(parts, sent, strict=True)
             values |= written
             for name in drops:
                 values.pop(name, None)
@@ -72,9 +75,9 @@ class Segment:
 
 @dataclass
 class Leaving:
-    """What a segment sends through cut boundaries: each value with its history, and as a leaf."""
+    """What a segment sends: by boundary, the values with their history, and by name, each as a leaf."""
 
-    values: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    values: dict[str, tuple[Tensor, ...]] = field(default_factory=dict[str, tuple[Tensor, ...]])
     below: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 

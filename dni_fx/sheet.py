@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 from typing_extensions import override
 
-from dni_fx.crossing import Crossing, crossing
+from dni_fx.crossing import Crossing, crossings_of
 from dni_fx.table import Column, show_table
 from passes import Plan
 from passes.anchors import anchor_of
@@ -135,7 +136,7 @@ def sheet_of(gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str] | None = None
             again[stage].append(node.name)
     leaving: list[list[Crossing]] = [[] for _ in members]
     for _, spec in crossings(gm, plan, flow):
-        leaving[spec.producer].append(crossing(spec))
+        leaving[spec.producer] += crossings_of(spec)
     sizes = {name: parameter.numel() for name, parameter in gm.named_parameters()}
     rows = tuple(
         _row(flow, names, again[stage], sizes, stage, leaving[stage])
@@ -258,15 +259,20 @@ def _leaving(sheet: Sheet) -> list[list[str]]:
         shown = _SHOWN if len(row.crossings) > _SHOWN + 1 else len(row.crossings)
         largest = sorted(row.crossings, key=lambda each: -each.bytes)
         stage, size = str(row.stage), show_bytes(sum(each.bytes for each in largest[shown:]))
-        lines += [[stage, *_cells(each)] for each in row.crossings if each in largest[:shown]]
+        count = Counter(each.boundary for each in row.crossings)
+        lines += [
+            [stage, *_cells(each, count[each.boundary])] for each in row.crossings if each in largest[:shown]
+        ]
         lines += [[stage, f"and {len(largest) - shown} more", "", "", size, ""]] if largest[shown:] else []
     return lines
 
 
-def _cells(value: Crossing) -> list[str]:
+def _cells(value: Crossing, together: int) -> list[str]:
+    """What is to be said of a value that is one of so many in its boundary."""
     shape, stages = ", ".join(map(str, value.shape)), ", ".join(map(str, value.consumers))
     many = f"{len(value.consumers)} stages: " if len(value.consumers) > 1 else "stage "
-    return [value.anchor, f"({shape})", value.dtype, show_bytes(value.bytes), f"{many}{stages}"]
+    joint = ", jointly" if together > 1 else ""
+    return [value.anchor, f"({shape})", value.dtype, show_bytes(value.bytes), f"{many}{stages}{joint}"]
 
 
 def _milliseconds(seconds: float) -> str:

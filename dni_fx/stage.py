@@ -48,8 +48,8 @@ class Stage:
         return self.code.part.index
 
     @property
-    def crossings(self) -> tuple[str, ...]:
-        """Names of the boundaries through which its values leave it."""
+    def crossings(self) -> Mapping[str, tuple[str, ...]]:
+        """The boundaries through which its values leave it, each with the names of these values."""
         return self.code.part.crossings
 
     @property
@@ -114,8 +114,10 @@ def road(tree: nn.Module, split: Split) -> Road:
     drops: list[list[str]] = [[] for _ in stages]
     for name, at in last.items():
         drops[at].append(name)
-    crossings = {name for part in split.parts for name in part.crossings}
-    readers = {name: part.index for part in split.parts for name in part.reads if name in crossings}
+    boundary = {
+        value: name for part in split.parts for name, values in part.crossings.items() for value in values
+    }
+    readers = {boundary[name]: part.index for part in split.parts for name in part.reads if name in boundary}
     return Road(stages, split, tuple(map(tuple, drops)), readers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -35,10 +36,10 @@ class ValueSpec:
 class BoundarySpec:
     """The values that cross one cut at one place, from the stage that makes them to their readers.
 
-    Several values are synthesized jointly (an LSTM's h and c). `delay` is 1 for state carried
-    to the next step; boundaries of one `group` share a synthesizer. `classes` is how many
-    classes a context of integer labels can have, 0 where that is not known or too many to prepare for
-    unasked. `outputs` is how many features the first output of the model has, and `cost` the
+    Several values are synthesized jointly (an LSTM's h and c): one synthesizer sees and guesses for all.
+    `delay` is 1 for state carried to the next step; boundaries of one `group` share a synthesizer.
+    `classes` is how many classes a context of integer labels can have, 0 where that is not known or too many
+    to prepare for unasked. `outputs` is how many features the first output of the model has, and `cost` the
     floating-point operations of the forward pass of the stage that makes the values; 0 if not known.
     """
 
@@ -64,6 +65,11 @@ class BoundarySpec:
         return only
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What each value is called where stages hand it on: as the boundary, and the others numbered."""
+        return value_names(self.name, len(self.values))
+
+    @property
     def path(self) -> str:
         """The submodule's place in the model: what fills a boundary lives under `dni.`."""
         return f"{CONTAINER}.{self.name}"
@@ -84,8 +90,18 @@ class Boundary(nn.Module):
         self.spec = spec
 
     @override
-    def forward(self, value: torch.Tensor) -> torch.Tensor:
-        return value
+    def forward(self, *values: torch.Tensor) -> Any:
+        (value, *rest) = values
+        return values if rest else value
+
+
+def value_names(boundary: str, count: int) -> tuple[str, ...]:
+    """The names of the values of a boundary.
+
+    >>> value_names("cell", 2)
+    ('cell', 'cell.1')
+    """
+    return (boundary, *(f"{boundary}.{at}" for at in range(1, count)))
 
 
 def boundaries(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, BoundarySpec]]:
@@ -95,3 +111,12 @@ def boundaries(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, BoundarySpec]]:
             spec = getattr(gm.get_submodule(str(node.target)), "spec", None)
             if isinstance(spec, BoundarySpec):
                 yield node, spec
+
+
+def sides(node: fx.Node) -> tuple[tuple[fx.Node, fx.Node], ...]:
+    """Each value that goes into a boundary's node, with the node that later stages read in its place."""
+    values: tuple[Any, ...] = node.args
+    if len(values) == 1:
+        return ((values[0], node),)
+    taken = {user.args[1]: user for user in node.users}
+    return tuple((value, taken[at]) for at, value in enumerate(values))

@@ -32,7 +32,7 @@ def constrained(
     if not (together or avoid or tied):
         return flow
     flow = flow.copy()
-    named = _named(flow, dict.fromkeys([*together, *avoid]))
+    named = values_named(flow, dict.fromkeys([*together, *avoid]))
     groups = [named[item] for item in together]
     if tied:
         groups += _readers(flow)
@@ -47,8 +47,12 @@ def constrained(
     return flow
 
 
-def _named(flow: nx.DiGraph[str], items: Iterable[str]) -> dict[str, list[str]]:
-    """The computed nodes that each item means."""
+def values_named(flow: nx.DiGraph[str], items: Iterable[str]) -> dict[str, list[str]]:
+    """The computed nodes that each item means, which is as for `constrained`.
+
+    Raises:
+        UnknownNameError: some items name nothing in this graph; says which come close.
+    """
     around = {name: paths_around(flow.nodes[name]["module"]) for name in computed(flow)}
     names = {name: [flow.nodes[name]["anchor"], *paths] for name, paths in around.items()}
     found: dict[str, list[str]] = {}

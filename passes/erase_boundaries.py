@@ -9,7 +9,7 @@ from torch import fx
 from typing_extensions import override
 
 from passes.base import Pass
-from passes.boundary import boundaries
+from passes.boundary import boundaries, sides
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class EraseBoundaries(Pass):
     def apply(self, gm: fx.GraphModule) -> bool:
         marked = list(boundaries(gm))
         for node, spec in marked:
-            source = node.all_input_nodes[0]
-            for copy in [user for user in node.users if user.meta.get("copies") == node.name]:
-                copy.replace_all_uses_with(source)
-                gm.graph.erase_node(copy)
-            node.replace_all_uses_with(source)
+            for source, side in sides(node):
+                for copy in [user for user in side.users if user.meta.get("copies") == side.name]:
+                    copy.replace_all_uses_with(source)
+                    gm.graph.erase_node(copy)
+                side.replace_all_uses_with(source)
+                if side is not node:
+                    gm.graph.erase_node(side)
             gm.graph.erase_node(node)
             gm.delete_submodule(spec.path)
         return bool(marked)

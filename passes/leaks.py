@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import networkx as nx
 from torch import fx
 
-from passes.boundary import boundaries
+from passes.boundary import boundaries, sides
 from passes.dataflow import dataflow
 
 
@@ -17,7 +17,7 @@ def leaks(gm: fx.GraphModule) -> Iterator[str]:
     Parameters that several stages read are set aside, and so is the output, which is in no stage. O(V + E).
     """
     flow = dataflow(gm)
-    markers = {node.name for node, _ in boundaries(gm)}
+    markers = {each.name for node, _ in boundaries(gm) for _, side in sides(node) for each in (node, side)}
     stages = {node.name: node.meta["stage"] for node in gm.graph.nodes if "stage" in node.meta}
     carriers = [
         n for n in stages if n not in markers and flow.nodes[n]["requires_grad"] and flow.nodes[n]["fed"]

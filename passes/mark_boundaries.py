@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -11,11 +12,11 @@ from typing_extensions import override
 
 from passes.anchors import anchor_of
 from passes.base import Pass
-from passes.boundary import CONTAINER, Boundary, boundaries
+from passes.boundary import Boundary, boundaries, sides
 from passes.crossings import crossings
 from passes.dataflow import dataflow
 from passes.plan import Plan
-from passes.values import value_of
+from passes.values import Value, value_of
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class MarkBoundaries(Pass):
     """Put an identity after each gradient-carrying value that leaves its stage.
 
     One value gets one boundary however many stages read it, so the gradients of all its readers add
-    up in one place. Values without a gradient cross plainly, and the graph's output is in no stage:
-    nothing crosses on its way there. A stage that writes into a value from another gets its own copy.
-    Every computed node then has its stage in `node.meta["stage"]`.
+    up in one place; values that the plan joins have one together. Values without a gradient cross plainly,
+    and the graph's output is in no stage: nothing crosses on its way there. A stage that writes into a value
+    from another gets its own copy. Every computed node then has its stage in `node.meta["stage"]`.
     """
 
     name = "mark-boundaries"
@@ -53,15 +54,28 @@ class MarkBoundaries(Pass):
         for node, stage in stages.items():
             node.meta["stage"] = stage
         leaving = list(crossings(gm, self.plan, dataflow(gm), self.classes, self.outputs))
-        for node, spec in leaving:
-            later = [user for user in node.users if stages.get(user, -1) > stages[node]]
+        taken: dict[fx.Node, fx.Node] = {}
+        for nodes, spec in leaving:
+            later = [[user for user in node.users if stages.get(user, -1) > spec.producer] for node in nodes]
             gm.add_submodule(spec.path, Boundary(spec))
-            with gm.graph.inserting_after(node):
-                marker = gm.graph.call_module(spec.path, (node,))
-            marker.meta = dict(node.meta)
-            node.replace_all_uses_with(marker, delete_user_cb=later.__contains__)
-        _clone_where_written(gm.graph, stages)
+            for (node, side), users in zip(_marked(gm.graph, nodes, spec.path), later, strict=True):
+                side.meta = dict(node.meta)
+                node.replace_all_uses_with(side, delete_user_cb=users.__contains__)
+                taken[node] = side
+        _clone_where_written(gm.graph, stages, taken)
         return bool(leaving)
+
+
+def _marked(graph: fx.Graph, nodes: Sequence[fx.Node], path: str) -> tuple[tuple[fx.Node, fx.Node], ...]:
+    """Put one marker after the last of some values; each value with what stands for it behind the marker."""
+    with graph.inserting_after(nodes[-1]):
+        marker = graph.call_module(path, tuple(nodes))
+    if len(nodes) > 1:
+        marker.meta = dict(nodes[0].meta) | {"value": Value(requires_grad=True)}
+        with graph.inserting_after(marker):
+            for at in reversed(range(len(nodes))):
+                graph.call_function(operator.getitem, (marker, at))
+    return sides(marker)
 
 
 def _split_groups(gm: fx.GraphModule, stages: dict[fx.Node, int]) -> Iterator[str]:
@@ -77,8 +91,13 @@ def _split_groups(gm: fx.GraphModule, stages: dict[fx.Node, int]) -> Iterator[st
             yield f"these must stay in one stage, since they share a tuple or write to one memory: {places}"
 
 
-def _clone_where_written(graph: fx.Graph, stages: dict[fx.Node, int]) -> None:
-    """Give a stage that writes to memory made in another stage a copy, which all its nodes then share."""
+def _clone_where_written(
+    graph: fx.Graph, stages: dict[fx.Node, int], taken: Mapping[fx.Node, fx.Node]
+) -> None:
+    """Give a stage that writes to memory made in another stage a copy, which all its nodes then share.
+
+    `taken` is what later stages read of what crosses a boundary.
+    """
     by_name = {node.name: node for node in graph.nodes}
     written = [
         (stage, by_name[name])
@@ -89,7 +108,7 @@ def _clone_where_written(graph: fx.Graph, stages: dict[fx.Node, int]) -> None:
     for stage, node in dict.fromkeys(written):
         if _is_state(node, by_name):
             continue
-        marker = next((user for user in node.users if _is_boundary(user)), node)
+        marker = taken.get(node, node)
         readers = [user for user in marker.users if stages.get(user) == stage]
         if not readers:
             continue
@@ -103,7 +122,3 @@ def _clone_where_written(graph: fx.Graph, stages: dict[fx.Node, int]) -> None:
 def _is_state(node: fx.Node, by_name: dict[str, fx.Node]) -> bool:
     """Whether a value lies in the memory of a buffer, where a write is meant to stay."""
     return any(by_name[name].op == "get_attr" for name in value_of(node).aliases if name in by_name)
-
-
-def _is_boundary(node: fx.Node) -> bool:
-    return node.op == "call_module" and str(node.target).startswith(f"{CONTAINER}.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from passes.anchors import Anchor, base_of
 from passes.dataflow import carrying, computed, precedence
+from passes.joint import joinable, ways
 from passes.plan import Plan
 
 if TYPE_CHECKING:
@@ -126,7 +128,7 @@ def refit(plan: Plan, flow: nx.DiGraph[str]) -> Plan:
 
     The graph of another mode, of other sizes, or of another way through the code, has most values in common
     with the one that the plan was made for, but may compute them in another order. A value that depends on
-    no carrying one is made where it is first needed. O(V + E).
+    no carrying one is made where it is first needed. What cannot be joined there crosses by itself. O(V + E).
     """
     units = precedence(flow)
     order = list(nx.topological_sort(units))
@@ -139,9 +141,20 @@ def refit(plan: Plan, flow: nx.DiGraph[str]) -> Plan:
     for unit in reversed(late):
         known = _known(plan, flow, units.nodes[unit]["members"])
         stages[unit] = min((stages[reader] for reader in units.succ[unit]), default=max(known, default=0))
-    return _plan(
+    found = _plan(
         flow, {name: stages[unit] for unit in order for name in units.nodes[unit]["members"]}, plan.policy
     )
+    if not plan.joint:
+        return found
+    named = {flow.nodes[name]["anchor"]: name for name in computed(flow)}
+    return join(found, flow, [[named[each] for each in group if each in named] for group in plan.joint])
+
+
+def join(plan: Plan, flow: nx.DiGraph[str], wanted: Iterable[Iterable[str]]) -> Plan:
+    """The plan in which those of each group of values that cross the same way are one boundary. O(V + E)."""
+    stages = {name: plan.stage_of[flow.nodes[name]["anchor"]] for name in computed(flow)}
+    crossing = ways(flow, stages, plan.copies)
+    return replace(plan, joint=joinable(flow, stages, crossing, wanted))
 
 
 def _known(plan: Plan, flow: nx.DiGraph[str], names: set[str]) -> list[int]:

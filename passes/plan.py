@@ -24,13 +24,15 @@ class Plan:
     The map is total on purpose. Naming only the values that cross leaves a side branch
     (an embedding read late, say) with no answer to which stage should compute it. `copies`
     lists pure values that are recomputed in other stages instead of sent there. `policy` is
-    the text form of what chose the stages, so parsing it gives the chooser back. `sheet` is what the plan
+    the text form of what chose the stages, so parsing it gives the chooser back. Each group of `joint` are
+    values that cross as one boundary, with one synthesizer that sees all of them. `sheet` is what the plan
     means on its graph, if whoever made it has written that down; its text is then the plan's.
     """
 
     stage_of: Mapping[Anchor, int]
     copies: Mapping[Anchor, tuple[int, ...]] = field(default_factory=dict)
     policy: str = "hand"
+    joint: tuple[tuple[Anchor, ...], ...] = ()
     sheet: object = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -123,20 +125,21 @@ class Plan:
 
     def to_json(self) -> str:
         """Text that `from_json` reads back, and that diffs line by line. It says nothing of the sheet."""
-        return plan_json.write(self.stage_of, self.copies, self.policy)
+        return plan_json.write(self.stage_of, self.copies, self.policy, self.joint)
 
     @staticmethod
     def from_json(text: str) -> Plan:
-        """The inverse of `to_json`; the policy and the copies may be left out.
+        """The inverse of `to_json`; only the version and the stages may not be left out.
 
         Raises:
             SpecError: the text is not the JSON of a plan, or of a newer version; lists all that is wrong.
         """
-        stage_of, copies, policy = plan_json.read(text)
+        stage_of, copies, policy, joint = plan_json.read(text)
         return Plan(
             {Anchor(name): stage for name, stage in stage_of.items()},
             {Anchor(name): stages for name, stages in copies.items()},
             policy,
+            tuple(tuple(map(Anchor, group)) for group in joint),
         )
 
 

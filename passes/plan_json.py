@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from passes.errors import SpecError
 
 _VERSION = 1
-_KEYS = ("version", "policy", "stage_of", "copies")
+_KEYS = ("version", "policy", "stage_of", "copies", "joint")
 
-Read = tuple[dict[str, int], dict[str, tuple[int, ...]], str]
-"""The stage of each value by name, the stages of its copies, and the policy."""
+Read = tuple[dict[str, int], dict[str, tuple[int, ...]], str, tuple[tuple[str, ...], ...]]
+"""The stage of each value by name, the stages of its copies, the policy, and what crosses together."""
 
 
-def write(stage_of: Mapping[Any, int], copies: Mapping[Any, tuple[int, ...]], policy: str) -> str:
-    """Text that `read` reads back, with one line for each value."""
+def write(
+    stage_of: Mapping[Any, int],
+    copies: Mapping[Any, tuple[int, ...]],
+    policy: str,
+    joint: Sequence[Sequence[Any]] = (),
+) -> str:
+    """Text that `read` reads back, with one line for each value; `joint` only where there is something."""
     listed = {anchor: list(stages) for anchor, stages in copies.items()}
-    entries = (_VERSION, policy, dict(stage_of), listed)
-    return json.dumps(dict(zip(_KEYS, entries, strict=True)), indent=1)
+    entries: dict[str, Any] = {
+        "version": _VERSION,
+        "policy": policy,
+        "stage_of": dict(stage_of),
+        "copies": listed,
+    }
+    return json.dumps(entries | ({"joint": joint} if joint else {}), indent=1)
 
 
 def read(text: str) -> Read:
-    """The inverse of `write`; `policy` and `copies` may be missing.
+    """The inverse of `write`; `policy`, `copies` and `joint` may be missing.
 
     Raises:
         SpecError: the text is not the JSON of a plan, or of a newer version; lists all that is wrong.
@@ -58,9 +68,12 @@ def read(text: str) -> Read:
         for name, stages in copies.items()
         if not isinstance(stages, list) or not all(map(_is_stage, stages))
     ]
+    joint = entries.get("joint", [])
+    if not isinstance(joint, list) or not all(map(_is_group, joint)):
+        problems.append(f"its joint is {json.dumps(joint)}; write a list of lists of names of values")
     SpecError.unless_none("this is not the JSON of a plan", problems)
     listed = {name: tuple(stages) for name, stages in copies.items()}
-    return stage_of, listed, str(entries.get("policy", "hand"))
+    return stage_of, listed, str(entries.get("policy", "hand")), tuple(map(tuple, joint))
 
 
 def _wrong_keys(entries: dict[str, Any]) -> list[str]:
@@ -92,6 +105,10 @@ def _map(entries: dict[str, Any], name: str, problems: list[str]) -> dict[str, A
 
 def _is_stage(value: object) -> bool:
     return type(value) is int and value >= 0
+
+
+def _is_group(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _asked(value: object) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
 from passes.anchors import anchor_of
-from passes.boundary import boundaries
+from passes.boundary import boundaries, sides
 from passes.dataflow import dataflow
 from passes.errors import PreconditionError
 from passes.plan import Plan
@@ -22,7 +22,8 @@ class Part:
     """One stage of a graph: what it reads, what it writes, and the parameters it owns.
 
     The placeholders of `graph` are `reads` and its output is the tuple of `writes`. A value that
-    crosses a boundary has the boundary's name on both sides; any other has its node's.
+    crosses a boundary has the name that `BoundarySpec.names` gives it on both sides; any other has its
+    node's. `crossings` are the boundaries that it leaves by, each with the names of its values.
     `outputs` are those of `writes` that the whole graph returns with a gradient.
     """
 
@@ -30,7 +31,7 @@ class Part:
     graph: fx.Graph
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    crossings: tuple[str, ...]
+    crossings: Mapping[str, tuple[str, ...]]
     outputs: tuple[str, ...]
     parameters: tuple[str, ...]
 
@@ -67,15 +68,11 @@ def split_stages(gm: fx.GraphModule, plan: Plan) -> Split:
     computed = [n for n in gm.graph.nodes if n.op not in {"placeholder", "get_attr", "output"}]
     if any("stage" not in node.meta for node in computed):
         raise PreconditionError("cannot split the graph into stages: mark-boundaries has not run on it")
-    markers = {node: spec.name for node, spec in boundaries(gm)}
-    marks = {node.all_input_nodes[0]: node for node in markers}
-    taken = set(markers.values())
-    names = {node: markers.get(node) or _apart(node, taken) for node in gm.graph.nodes}
-    maker = _Splitter(gm, plan, names, marks)
-    work = maker.work([node for node in computed if node not in markers])
+    maker = _Splitter(gm, plan)
+    work = maker.work([node for node in computed if node not in maker.markers])
     parts = [maker.part(index, work[index]) for index in range(len(plan))]
-    result = _named(output.args[0], names)
-    inputs = tuple(names[node] for node in gm.graph.nodes if node.op == "placeholder")
+    result = _named(output.args[0], maker.names)
+    inputs = tuple(maker.names[node] for node in gm.graph.nodes if node.op == "placeholder")
     # A result that is a parameter itself is computed by nobody; the last stage hands it over.
     return Split(tuple(parts), inputs, result, _in_order(gm))
 
@@ -86,14 +83,23 @@ def _apart(node: fx.Node, taken: Set[str]) -> str:
 
 
 class _Splitter:
-    def __init__(
-        self, gm: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], marks: dict[fx.Node, fx.Node]
-    ) -> None:
+    """`marks` tells what stands for a value behind its boundary; `names` has one name for both sides."""
+
+    def __init__(self, gm: fx.GraphModule, plan: Plan) -> None:
         self.gm = gm
         self.plan = plan
-        self.names = names
-        self.marks = marks
-        self.markers = set(marks.values())
+        self.marks: dict[fx.Node, fx.Node] = {}
+        self.markers: set[fx.Node] = set()
+        self.crossings: defaultdict[int, dict[str, tuple[str, ...]]] = defaultdict(dict)
+        known: dict[fx.Node, str] = {}
+        for marker, spec in boundaries(gm):
+            self.crossings[marker.meta["stage"]][spec.name] = spec.names
+            for (value, side), name in zip(sides(marker), spec.names, strict=True):
+                self.marks[value], known[side] = side, name
+            self.markers.add(marker)
+        self.markers |= known.keys()
+        taken = set(known.values())
+        self.names = {node: known.get(node) or _apart(node, taken) for node in gm.graph.nodes}
         self.returned = set(next(iter(reversed(gm.graph.nodes))).all_input_nodes)
         self.parameters = {id(parameter): name for name, parameter in gm.named_parameters()}
 
@@ -123,14 +129,13 @@ class _Splitter:
         if last:
             writes |= {self.names[node]: node for node in attributes if node in self.returned}
         graph.output(tuple(copies[node] for node in writes.values()))
-        crossings = tuple(self.names[self.marks[node]] for node in mine if node in self.marks)
         outputs = [node for node in mine if node in self.returned and value_of(node).requires_grad]
         return Part(
             index,
             graph,
             tuple(self.names[node] for node in reads),
             tuple(writes),
-            crossings,
+            self.crossings[index],
             tuple(self.names[node] for node in outputs),
             tuple(self._parameters_of([*attributes, *mine])),
         )

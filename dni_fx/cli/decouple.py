@@ -12,7 +12,7 @@ from dni_fx.cli import options
 from dni_fx.cli.models import cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.cli.output import check_place, save, say_json
-from dni_fx.crossing import crossing
+from dni_fx.crossing import crossings_of
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import DniError
 
@@ -51,10 +51,11 @@ def run(
             {
                 "file": str(output),
                 "stages": len(verbs.stages(cut)),
-                "boundaries": [crossing(spec) for spec in specs],
+                "boundaries": [each for spec in specs for each in crossings_of(spec)],
             }
         )
         return
     typer.echo(f"wrote {output}: {len(verbs.stages(cut))} stages, {len(specs)} boundaries")
     for spec in specs:
-        typer.echo(f"  {spec.name}: {crossing(spec)}, {verbs.boundaries(cut)[spec.name].synthesizer}")
+        values = " + ".join(map(str, crossings_of(spec)))
+        typer.echo(f"  {spec.name}: {values}, {verbs.boundaries(cut)[spec.name].synthesizer}")

@@ -13,7 +13,7 @@ from dni_fx.cli import options
 from dni_fx.cli.models import Opened, captured, cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.cli.output import say_json, say_table
-from dni_fx.crossing import crossing
+from dni_fx.crossing import crossings_of
 from dni_fx.decoupled import Decoupled
 from dni_fx.describe import count, history_of, plan_of
 from dni_fx.errors import CaptureError
@@ -75,12 +75,13 @@ def _of_cut(cut: Decoupled) -> dict[str, Any]:
     dnis = verbs.boundaries(cut)
     boundaries = [
         {
-            **dataclasses.asdict(crossing(spec)),
+            **dataclasses.asdict(each),
             "synthesizer": str(dnis[spec.name].synthesizer),
             "interface": str(dnis[spec.name].interface),
             "parameters": count(dnis[spec.name].learner.parameters()),
         }
         for spec in graph.marked.specs
+        for each in crossings_of(spec)
     ]
     return {
         "kind": "cut model",

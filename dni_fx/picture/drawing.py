@@ -56,6 +56,7 @@ class _Pen:
     def _title(self) -> None:
         scene, nodes = self.scene, sum(lane.nodes for lane in self.scene.lanes)
         learned = [joint for joint in scene.joints if joint.name]
+        sent = sum(joint.bytes for joint in learned)
         stages = "1 stage" if len(scene.lanes) == 1 else f"{len(scene.lanes)} stages"
         room = self.width - 2 * MARGIN - _KEY
         title = f"{stages}, balance {scene.balance:.3f}"
@@ -64,7 +65,7 @@ class _Pen:
             f"max / mean {noun(scene)} of a stage",
             f"{scene.amount(scene.cost)} in all" if scene.cost else "no cost is known",
             f"{nodes:,} nodes",
-            f"{len(learned)} boundaries, {show_bytes(sum(joint.bytes for joint in learned))}",
+            f"{len({joint.name for joint in learned})} boundaries, {show_bytes(sent)}",
         ]
         self._text(MARGIN, MARGIN + 22, "  ·  ".join(about), _LARGE, color=_GREY, width=room)
         self._text(MARGIN, MARGIN + 36, f"plan {scene.policy}", _LARGE, color=_GREY, width=room)

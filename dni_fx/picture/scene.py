@@ -40,8 +40,8 @@ class Box:
 class Joint:
     """A value that crosses, or several from one box where no gradient does; boxes are numbers.
 
-    `name` is the boundary's, and empty where there is none. `shape` is in terms of the batch size `b`.
-    `readers` counts the nodes in later stages that read it.
+    `name` is the boundary's, which several may share, and empty where there is none. `shape` is in terms of
+    the batch size `b`. `readers` counts the nodes in later stages that read it.
     """
 
     name: str
@@ -160,12 +160,16 @@ def _lane(flow: nx.DiGraph[str], boxes: Sequence[Box], stage: int) -> Lane:
 
 
 def _joints(gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str], box_of: Mapping[str, int]) -> list[Joint]:
-    """One for each boundary."""
+    """One for each value of each boundary."""
     stages = plan.assign(gm.graph)
     found: list[Joint] = []
-    for node, spec in crossings(gm, plan, flow):
+    values = (
+        (node, value, spec)
+        for nodes, spec in crossings(gm, plan, flow)
+        for node, value in zip(nodes, spec.values, strict=True)
+    )
+    for node, value, spec in values:
         later = [user for user in node.users if stages.get(user, -1) > stages[node]]
-        value = spec.value
         found.append(
             Joint(
                 spec.name,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from passes import Named, Plan
-from passes.constraints import constrained
+from passes.constraints import constrained, values_named
+from passes.placement import join
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -21,11 +22,15 @@ class Policy(Named):
     after a value that `avoid` names. An item is the path of a module, for all that happens inside of it,
     an anchor, or a pattern of either with `*`; `a&b` are the values of both. With `tied`, all that read
     one parameter share a stage, as they must if stages go to processes.
+
+    Of the values that an item of `joint` names, those that one stage sends to the same later stages cross as
+    one boundary, with one synthesizer that sees and guesses for all of them (an LSTM cell's h and c).
     """
 
     together: tuple[str, ...] = field(default=(), kw_only=True)
     avoid: tuple[str, ...] = field(default=(), kw_only=True)
     tied: bool = field(default=False, kw_only=True)
+    joint: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -53,4 +58,5 @@ class Policy(Named):
             PlanError: the graph cannot be cut as asked; says what it has and what to ask for.
             UnknownNameError: a constraint names nothing in this graph.
         """
-        return self.choose(constrained(flow, self.together, self.avoid, self.tied))
+        plan = self.choose(constrained(flow, self.together, self.avoid, self.tied))
+        return join(plan, flow, values_named(flow, self.joint).values()) if self.joint else plan

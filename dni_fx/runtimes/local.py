@@ -120,6 +120,8 @@ class _Pass:
         self.consumers: dict[str, set[int]] = {
             spec.name: set(spec.consumers) for spec in graph.marked.specs if not self.dnis[spec.name].mix
         }
+        self.parts = {spec.name: spec.names for spec in graph.marked.specs}
+        self.crossing = {part for parts in self.parts.values() for part in parts}
         self.guesses: dict[str, Synthesis] = {}
         self.arrived: dict[str, Tensor | None] = {}
         self.held: list[_Held] = []
@@ -146,18 +148,20 @@ class _Pass:
         values = dict(self.values)
         held = _Held(segment, {})
         for name in segment.read_live(values):
-            if name in self.dnis:
+            if name in self.crossing:
                 values[name] = held.leaves[name] = values[name].detach().requires_grad_()
         leaving = Leaving()
         with self.worker.updates.autocast():
             segment.run(values, self.dnis, leaving)
             held.leaves |= leaving.below
-            for name, value in leaving.values.items():
-                held.sent.append(value)
-                held.upward.append(self._guess(name, value))
+            for name, sent in leaving.values.items():
+                self.guesses[name], upward = self.dnis[name].guess_up(sent)
+                for value, up in zip(sent, upward, strict=True):
+                    held.sent.append(value)
+                    held.upward.append(torch.zeros_like(value) if up is None else up)
         written = {name: value for name, value in values.items() if name not in self.values}
         crossing = {
-            name: written[name].detach().requires_grad_() for name in leaving.values if name in written
+            name: written[name].detach().requires_grad_() for name in leaving.below if name in written
         }
         if segment.is_releasable:
             self.values |= {name: detached(value) for name, value in written.items()} | crossing
@@ -169,12 +173,6 @@ class _Pass:
         for name in itertools.chain.from_iterable(segment.drops):
             self.values.pop(name, None)
 
-    def _guess(self, name: str, value: Tensor) -> Tensor:
-        dni: DNI = self.dnis[name]
-        self.guesses[name] = dni.synthesize((value.detach(),))
-        (up,) = dni.upward(self.guesses[name], (value,), (None,), 0)
-        return torch.zeros_like(value) if up is None else up
-
     def _finish(self, held: _Held) -> None:
         """Update stages that have their gradients; teach the synthesizers whose readers have all answered."""
         stages = held.segment.stages
@@ -185,11 +183,13 @@ class _Pass:
                     self._step(self.dnis[name])
         here = {stage.index for stage in stages}
         for name in [name for name, readers in self.consumers.items() if readers & here]:
-            gradient = held.leaves[name].grad if name in held.leaves else None
-            self.arrived[name] = added([self.arrived.get(name), gradient])
+            for part in self.parts[name]:
+                gradient = held.leaves[part].grad if part in held.leaves else None
+                self.arrived[part] = added([self.arrived.get(part), gradient])
             self.consumers[name] -= here
             if not self.consumers[name]:
-                self.dnis[name].regress(self.guesses.pop(name), (self.arrived.pop(name),))
+                true = tuple(self.arrived.pop(part) for part in self.parts[name])
+                self.dnis[name].regress(self.guesses.pop(name), true)
                 self._step(self.dnis[name])
 
     def _step(self, dni: DNI) -> None:

@@ -24,7 +24,7 @@ class Auto(Synthesizer):
 
     Labels count where they fit the value and the number of the model's outputs is known. A head that costs
     more than the stage before it is factored, then sampled, then left out. Floats as context are one
-    more input of the `conv` or `mlp`.
+    more input of the `conv` or `mlp`. Several values that cross as one have no head: labels are input, too.
     """
 
     name = "auto"

@@ -33,16 +33,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         FileError: the file cannot be read, is no checkpoint, or is from a newer version.
     """
+    refusal = FileError(f"{path} is damaged, or no checkpoint of a training run.")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # which reads all of it; torch would not notice a changed bit
-        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+            if archive.testzip():  # which reads all of it; torch would not notice a changed bit
+                raise refusal
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}.") from None
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise FileError(f"{path} is damaged, or no checkpoint of a training run.") from error
-    if damaged:
-        raise FileError(f"{path} is damaged, or no checkpoint of a training run.")
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile):
+        raise refusal from None
     version = state.get("dni_fx_checkpoint") if isinstance(state, dict) else None
     if not isinstance(version, int):
         raise FileError(f"{path} is no checkpoint of a training run.")

@@ -10,7 +10,7 @@ from torch import nn
 
 import dni_fx
 from dni_fx import verbs
-from dni_fx.crossing import crossing
+from dni_fx.crossing import crossings_of
 from dni_fx.sheet import described, sheet_of
 from dni_fx.table import shorten, show_table
 from passes import Anchor, Pipeline, Plan, boundaries
@@ -61,7 +61,7 @@ def test_what_crosses_are_the_boundaries_that_are_marked(name):
     marked = [spec for _, spec in boundaries(Pipeline((MarkBoundaries(plan),)).run(gm))]
     assert [spec for _, spec in crossings(gm, plan, dataflow(gm))] == marked
     listed = [each for row in sheet_of(gm, plan).stages for each in row.crossings]
-    assert sorted(map(str, listed)) == sorted(str(crossing(spec)) for spec in marked)
+    assert sorted(map(str, listed)) == sorted(str(each) for spec in marked for each in crossings_of(spec))
 
 
 def test_names_that_look_alike_are_told_apart_as_the_boundaries_are():

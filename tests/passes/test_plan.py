@@ -21,6 +21,7 @@ plans = st.builds(
     st.dictionaries(anchors, stages, max_size=8),
     st.dictionaries(anchors, st.lists(stages, max_size=3).map(tuple), max_size=3),
     st.text(max_size=12),
+    st.lists(st.lists(anchors, max_size=3).map(tuple), max_size=3).map(tuple),
 )
 
 
@@ -89,6 +90,8 @@ def changed(**entries):
         (changed(stage_of={"first": "1"}), 'is the text "1"; write the number 1 without quotes'),
         (changed(copies={"first": [0.5]}), "the copies of first are [0.5]; write a list of stages"),
         (changed(copies={"first": 1}), "the copies of first are 1; write a list of stages"),
+        (changed(joint={"first": 1}), 'its joint is {"first": 1}; write a list of lists of names of values'),
+        (changed(joint=["first"]), 'its joint is ["first"]; write a list of lists of names of values'),
         ('{"version": 1, "stage_of": {"a": 0, "a": 1}}', "a is there twice, as 0 and as 1; leave one"),
     ],
 )

@@ -24,7 +24,7 @@ def test_a_part_reads_and_writes_by_the_names_of_boundaries():
     _, found = split("skips-two-stages", ":tanh", ":tanh.2")
     assert [part.reads for part in found.parts] == [("x",), ("tanh",), ("tanh_2", "tanh")]
     assert [part.writes for part in found.parts] == [("tanh",), ("tanh_2",), ("layers_4",)]
-    assert [part.crossings for part in found.parts] == [("tanh",), ("tanh_2",), ()]
+    assert [tuple(part.crossings) for part in found.parts] == [("tanh",), ("tanh_2",), ()]
     assert [part.outputs for part in found.parts] == [(), (), ("layers_4",)]
     assert (found.inputs, found.result, found.in_order) == (("x",), (Name("layers_4"),), True)
     layers = [{name.split(".")[1] for name in part.parameters} for part in found.parts]
@@ -47,7 +47,7 @@ def test_a_mask_crosses_plainly():
     _, found = split("masked", ":mul.1")
     assert found.parts[1].reads == ("mul_1", "to")
     assert found.parts[0].writes == ("to", "mul_1")
-    assert found.parts[0].crossings == ("mul_1",)
+    assert found.parts[0].crossings == {"mul_1": ("mul_1",)}
 
 
 def test_the_result_keeps_what_is_no_tensor():
