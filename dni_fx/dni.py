@@ -94,9 +94,14 @@ class DNI(Pupil):
         synthesis, mix = guessed
         return true if synthesis is None else cast("Any", self.answer(synthesis, true, true, mix))
 
-    def guess_up(self, values: Sequence[Tensor]) -> tuple[Synthesis, tuple[Tensor | None, ...]]:
-        """A guess for values, and what goes up at once, where none of the truth does; None is zeros."""
-        synthesis = self.synthesize(tuple(each.detach() for each in values))
+    def guess_up(
+        self, values: Sequence[Tensor], taught: bool = True
+    ) -> tuple[Synthesis, tuple[Tensor | None, ...]]:
+        """A guess for values, and what goes up at once, where none of the truth does; None is zeros.
+
+        Nothing can be learned from it if it is not to be `taught`.
+        """
+        synthesis = self.synthesize(tuple(each.detach() for each in values), taught)
         return synthesis, self.upward(synthesis, values, (None,) * len(values), 0)
 
     def answer(
@@ -111,7 +116,7 @@ class DNI(Pupil):
         self.regress(synthesis, true)
         return up
 
-    def synthesize(self, values: tuple[Tensor, ...]) -> Synthesis:
+    def synthesize(self, values: tuple[Tensor, ...], taught: bool = True) -> Synthesis:
         """A guess for detached values, each `(batch, *features)`, with a graph to the learner's parameters.
 
         Raises:
@@ -119,7 +124,7 @@ class DNI(Pupil):
         """
         now: Step = self.__dict__["now"]
         self._check_needs(now)
-        with torch.set_grad_enabled(self.learns and not now.exact):
+        with torch.set_grad_enabled(taught and self.learns and not now.exact):
             guess = self.learner(values, now.context)
             gradients = guess.gradients
             if guess.natural:  # per sample, as everything that is compared
