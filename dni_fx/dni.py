@@ -50,6 +50,18 @@ class DNI(Pupil):
             return 1.0
         return self.interface.mix_after(self.scale.count)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it learns from the true gradient of this step: always until its mix is what it will be."""
+        now: Step = self.__dict__["now"]
+        return self.is_scheduled or (now.number + self.spec.producer) % self.interface.every == 0
+
+    @property
+    def wants_truth(self) -> bool:
+        """Whether it has a use for the true gradient of this step, but to send it up."""
+        now: Step = self.__dict__["now"]
+        return self.is_due and (self.learns or now.record or self.is_scheduled)
+
     @override
     def forward(self, *values: Tensor) -> Any:
         """(batch, *features) to (batch, *features), unchanged; several values to a tuple of them.
@@ -124,6 +136,7 @@ class DNI(Pupil):
         """
         now: Step = self.__dict__["now"]
         self._check_needs(now)
+        taught = taught and self.is_due
         with torch.set_grad_enabled(taught and self.learns and not now.exact):
             guess = self.learner(values, now.context)
             gradients = guess.gradients
@@ -148,6 +161,7 @@ class DNI(Pupil):
             now.gradient_scale,
             now.record,
             self.mix,
+            taught,
         )
         self.waits_for_loss = [made] if guess.loss is not None else []
         return made
@@ -198,7 +212,7 @@ class DNI(Pupil):
     def _guesses(self, mix: float) -> bool:
         """Whether anybody has a use for a guess."""
         now: Step = self.__dict__["now"]
-        return mix != 1 or (self.learns and not now.exact) or self.is_scheduled
+        return mix != 1 or (self.learns and self.is_due and not now.exact) or self.is_scheduled
 
     @override
     def __setstate__(self, state: dict[str, Any]) -> None:

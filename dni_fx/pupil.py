@@ -66,7 +66,7 @@ class Pupil(nn.Module):
                 "first one: run the forward pass again, or add the losses and call backward once."
             )
         synthesis.fired = True
-        if not (self.learns or synthesis.record or self.is_scheduled):
+        if not (synthesis.taught and (self.learns or synthesis.record or self.is_scheduled)):
             return
         factor = synthesis.batch / synthesis.gradient_scale
         targets = [

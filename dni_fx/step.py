@@ -47,7 +47,7 @@ class Synthesis:
     """One guess: per-sample gradients, the units that they are in, and what they were made for.
 
     `learned` holds what each parameter of the learner is to learn from this guess whatever the truth is,
-    and `loss` what the learner thinks the loss is.
+    and `loss` what the learner thinks the loss is. One that is not `taught` is never compared with the truth.
     """
 
     gradients: tuple[Tensor, ...]
@@ -61,4 +61,5 @@ class Synthesis:
     gradient_scale: float
     record: bool
     mix: float
+    taught: bool
     fired: bool = field(default=False)

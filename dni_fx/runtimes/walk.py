@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,21 @@ class _Held:
     sent: list[Tensor] = field(default_factory=list[Tensor])
     upward: list[Tensor] = field(default_factory=list[Tensor])
 
+    def send(self, values: Sequence[Tensor], upward: Sequence[Tensor | None]) -> None:
+        """Take in values that leave it, and what goes up there; None is zeros.
+
+        Values that hang on nothing that learns in this step are left out.
+        """
+        for value, up in zip(values, upward, strict=True):
+            if value.requires_grad:
+                self.sent.append(value)
+                self.upward.append(torch.zeros_like(value) if up is None else up)
+
+    def run_backward(self) -> None:
+        """Send gradients from what has left it to what it has read, and to its parameters."""
+        if self.sent:
+            torch.autograd.backward(self.sent, self.upward)
+
 
 class Walk:
     """One step through all stages of a graph, of which those in `chosen` are updated.
@@ -49,12 +64,17 @@ class Walk:
         self.readers: dict[str, set[int]] = {
             spec.name: set(spec.consumers) for spec in graph.marked.specs if not self.dnis[spec.name].mix
         }
-        self.taught = {spec.name for spec in graph.marked.specs if self.active.issuperset(spec.consumers)}
+        self.taught = {
+            spec.name
+            for spec in graph.marked.specs
+            if self.active.issuperset(spec.consumers) and self.dnis[spec.name].wants_truth
+        }
         self.parts = {spec.name: spec.names for spec in graph.marked.specs}
         self.boundary = {part: name for name, parts in self.parts.items() for part in parts}
         self.guesses: dict[str, Synthesis] = {}
         self.arrived: dict[str, Tensor | None] = {}
         self.held: list[_Held] = []
+        self.spared = False
 
     def run(self, target: Any) -> Outcome:
         """Run all stages forward, and backward those that are updated; the loss comes last."""
@@ -85,7 +105,10 @@ class Walk:
             return
         sent = [value for held in self.held for value in held.sent]
         upward = [up for held in self.held for up in held.upward]
-        self.worker.updates.backward([loss, *sent], [None, *upward])
+        if loss.requires_grad or not self.spared:
+            self.worker.updates.backward([loss, *sent], [None, *upward])
+        elif sent:
+            torch.autograd.backward(sent, upward)
         for held in self.held:
             self._finish(held)
 
@@ -93,19 +116,20 @@ class Walk:
         """Run a segment forward and, if it need not wait for the loss, backward, and step."""
         values, held, leaving = dict(self.values), _Held(segment), Leaving()
         for name in segment.read_live(values):
-            if name in self.boundary:
+            if self.boundary.get(name) in self.taught:
                 values[name] = held.leaves[name] = values[name].detach().requires_grad_()
+            elif name in self.boundary:
+                values[name] = values[name].detach()  # nobody asks for its gradient
+                self.spared = True
         with self.worker.updates.autocast():
             segment.run(values, self.dnis, leaving)
             held.leaves |= leaving.below
             for name, sent in leaving.values.items():
                 self.guesses[name], upward = self.dnis[name].guess_up(sent, name in self.taught)
-                for value, up in zip(sent, upward, strict=True):
-                    held.sent.append(value)
-                    held.upward.append(torch.zeros_like(value) if up is None else up)
+                held.send(sent, upward)
         if segment.is_releasable:
             self._hand_on(values, leaving, keep=False)
-            torch.autograd.backward(held.sent, held.upward)
+            held.run_backward()
             self._finish(held)
         else:
             self._hand_on(values, leaving, keep=True)
