@@ -137,20 +137,11 @@ class DNI(Pupil):
         now: Step = self.__dict__["now"]
         self._check_needs(now)
         taught = taught and self.is_due
-        with torch.set_grad_enabled(taught and self.learns and not now.exact):
-            guess = self.learner(values, now.context)
-            gradients = guess.gradients
-            if guess.natural:  # per sample, as everything that is compared
-                gradients = tuple(gradient * now.batch for gradient in gradients)
-        for value, gradient, known in zip(values, gradients, self.spec.values, strict=True):
-            if gradient.shape != value.shape:
-                raise SynthesizerError(
-                    f"at {self.spec.name} (after {known.anchor}) {type(self.learner).__name__} "
-                    f"returned {tuple(gradient.shape)} for a value of shape {tuple(value.shape)}. "
-                    "A gradient has the shape of its value."
-                )
+        stale = taught and self.interface.stale > 0
+        learns = taught and self.learns and not stale and not now.exact
+        guess = self.ask(values, now.context, now.batch, learns)
         made = Synthesis(
-            gradients,
+            guess.gradients,
             self.scale.units(),
             guess.natural,
             guess.objective,
@@ -162,6 +153,7 @@ class DNI(Pupil):
             now.record,
             self.mix,
             taught,
+            tuple(value.clone() for value in values) if stale else (),
         )
         self.waits_for_loss = [made] if guess.loss is not None else []
         return made
@@ -199,6 +191,8 @@ class DNI(Pupil):
                 f"{place} learns from the loss, which a loop of your own does not tell. Train with "
                 "dni_fx.train, or choose critic."
             )
+        if self.synthesizer.needs == "loss" and self.interface.stale:
+            raise SynthesizerError(f"{place} learns from the loss of the batch itself: choose stale=0.")
         if self.synthesizer.needs == "context" and now.context is None:
             raise SynthesizerError(
                 f"{place} guesses from the labels, and there are none. Pass dni_context= with every batch, "

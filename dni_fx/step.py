@@ -48,6 +48,7 @@ class Synthesis:
 
     `learned` holds what each parameter of the learner is to learn from this guess whatever the truth is,
     and `loss` what the learner thinks the loss is. One that is not `taught` is never compared with the truth.
+    `values` are copies of what it was made from, where the truth is to wait for later batches.
     """
 
     gradients: tuple[Tensor, ...]
@@ -62,4 +63,5 @@ class Synthesis:
     record: bool
     mix: float
     taught: bool
+    values: tuple[Tensor, ...] = ()
     fired: bool = field(default=False)
