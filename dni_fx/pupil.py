@@ -15,6 +15,7 @@ from dni_fx.guard import Guard
 from dni_fx.interface import Interface
 from dni_fx.late import Kept, Late
 from dni_fx.learning import Adam
+from dni_fx.predictor import Predictor
 from dni_fx.scale import Scale
 from dni_fx.step import Synthesis
 from dni_fx.synthesizers import Guess, Remembering, Synthesizer
@@ -44,6 +45,7 @@ class Pupil(nn.Module):
         self.scale = Scale(len(spec.values))
         self.guard = Guard(interface.guard)
         self.late = Late()
+        self.predictor = Predictor()
         self.diagnosis: Diagnosis | None = None
         parameters = any(True for _ in self.learner.parameters())
         self.learns = parameters or isinstance(self.learner, Remembering)  # whatever it guesses from

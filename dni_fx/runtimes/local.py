@@ -21,6 +21,8 @@ from dni_fx.stage import Stage
 from passes import SpecError
 from passes.switches import switches_kept
 
+_UNLOCKS = ("backward", "forward")
+
 
 @dataclass(frozen=True)
 class Local(Runtime):
@@ -36,16 +38,23 @@ class Local(Runtime):
     on. A synthesizer learns when all that read from its boundary are updated. In which order the stages
     of one step are updated makes no difference: none reads what an update of another has changed.
 
+    With `unlock=forward` a stage does not wait for the ones before it either: it reads what a predictor
+    tells of the model's inputs, and the predictor learns from what the stage before makes of its own
+    prediction. Values without gradients, such as masks, are computed. In `eval()` the model runs as always.
+
     Sources:
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.3.
     """
 
     name = "local"
 
+    unlock: str = "backward"
     update_probability: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.unlock not in _UNLOCKS:
+            raise SpecError(f"local.unlock is {' or '.join(_UNLOCKS)}, not {self.unlock!r}.")
         if not 0 < self.update_probability <= 1:
             raise SpecError(
                 f"local.update_probability is above 0 and at most 1, not {self.update_probability}."
@@ -88,7 +97,8 @@ class _Worker(Worker):
                 cutting.begin(call, context)
             values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
             chosen = self.runtime.chosen(cutting.step.number, len(graph.road.stages))
-            return Walk(self, graph, values, chosen).run(target)
+            predicts = self.runtime.unlock == "forward"
+            return Walk(self, graph, values, chosen, predicts).run(target)
 
     def _prepare(self, stages: Sequence[Stage]) -> None:
         if self.updates.optimizers:

@@ -51,9 +51,19 @@ class Walk:
 
     Stages of one segment are updated together, or not at all. The others run forward only. A synthesizer
     learns if all stages that read from its boundary are updated: only then the whole gradient is there.
+
+    If it `predicts`, stages read what predictors tell of the model's inputs in the place of what other
+    stages send, from which the predictors learn: then no stage needs another one of this step.
     """
 
-    def __init__(self, worker: Worker, graph: CutGraph, values: dict[str, Any], chosen: Set[int]) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        graph: CutGraph,
+        values: dict[str, Any],
+        chosen: Set[int],
+        predicts: bool = False,
+    ) -> None:
         self.worker = worker
         self.graph = graph
         self.values = values
@@ -75,6 +85,9 @@ class Walk:
         self.arrived: dict[str, Tensor | None] = {}
         self.held: list[_Held] = []
         self.spared = False
+        self.inputs = [value for value in values.values() if _has_batch(value)] if predicts else []
+        self.predicts = predicts
+        self.predicted: dict[str, Tensor] = {}
 
     def run(self, target: Any) -> Outcome:
         """Run all stages forward, and backward those that are updated; the loss comes last."""
@@ -114,7 +127,11 @@ class Walk:
 
     def _train(self, segment: Segment) -> None:
         """Run a segment forward and, if it need not wait for the loss, backward, and step."""
-        values, held, leaving = dict(self.values), _Held(segment), Leaving()
+        values, held, leaving = (
+            self.values | self._told(segment),
+            _Held(segment),
+            Leaving(keeps=self.predicts),
+        )
         for name in segment.read_live(values):
             if self.boundary.get(name) in self.taught:
                 values[name] = held.leaves[name] = values[name].detach().requires_grad_()
@@ -128,16 +145,16 @@ class Walk:
                 self.guesses[name], upward = self.dnis[name].guess_up(sent, name in self.taught)
                 held.send(sent, upward)
         if segment.is_releasable:
-            self._hand_on(values, leaving, keep=False)
+            self._hand_on(segment, values, leaving, keep=False)
             held.run_backward()
             self._finish(held)
         else:
-            self._hand_on(values, leaving, keep=True)
+            self._hand_on(segment, values, leaving, keep=True)
             self.held.append(held)
 
     def _pass_on(self, segment: Segment) -> None:
         """Run a segment forward only; its synthesizers guess where they are to learn from the guess."""
-        values, leaving = dict(self.values), Leaving()
+        values, leaving = self.values | self._told(segment), Leaving(keeps=self.predicts)
         with self.worker.updates.autocast():
             with torch.no_grad():
                 segment.run(values, self.dnis, leaving)
@@ -145,10 +162,17 @@ class Walk:
                 self.guesses[name] = self.dnis[name].synthesize(
                     tuple(value.detach() for value in leaving.values[name])
                 )
-        self._hand_on(values, leaving, keep=False)
+        self._hand_on(segment, values, leaving, keep=False)
 
-    def _hand_on(self, values: dict[str, Any], leaving: Leaving, keep: bool) -> None:
+    def _told(self, segment: Segment) -> dict[str, Tensor]:
+        """The predictions that a segment reads."""
+        names = {name for stage in segment.stages for name in stage.code.part.reads}
+        return {name: self.predicted[name].requires_grad_() for name in names & self.predicted.keys()}
+
+    def _hand_on(self, segment: Segment, values: dict[str, Any], leaving: Leaving, keep: bool) -> None:
         """Put what a segment has written where later ones read it; boundaries are leaves to them."""
+        for name, real in (leaving.values | leaving.passed).items() if self.predicts else ():
+            self._predict(name, real, segment.stages[-1].index in self.active)
         written = {name: value for name, value in values.items() if name not in self.values}
         crossing = {
             name: written[name].detach().requires_grad_() for name in leaving.below if name in written
@@ -156,6 +180,14 @@ class Walk:
         if not keep:
             written = {name: detached(value) for name, value in written.items()}
         self.values |= written | crossing
+
+    def _predict(self, name: str, real: tuple[Tensor, ...], learns: bool) -> None:
+        """Predict what goes through a boundary, and learn from what has just been computed."""
+        dni = self.dnis[name]
+        if dni.predictor.networks is None:
+            dni.predictor.fill(dni.spec, dni.interface, self.inputs, real[0].device)
+        told = dni.predictor.predict(self.inputs, real, learns)
+        self.predicted |= zip(self.parts[name], told, strict=True)
 
     def _finish(self, held: _Held) -> None:
         """Update stages that have their gradients; teach the synthesizers whose readers have all answered."""
@@ -191,6 +223,10 @@ class Walk:
         for name, dni in self.dnis.items():
             if dni.optimizer is None and name in self.taught:
                 self.worker.updates.step(f"dni.{name}")
+
+
+def _has_batch(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
 
 
 def stage_name(index: int) -> str:
