@@ -85,26 +85,19 @@ class _Tokens(nn.Module):
 
     def __init__(self, value: ValueSpec, inputs: Sequence[Tensor], dtype: torch.dtype) -> None:
         super().__init__()
-        self.time = value.shape[1]
-        width = min(max(2 * value.shape[2], 128), 1024)
-        used = [each for each in inputs if self._takes(each)]
-        self.read = nn.ModuleList(_reader(_by_token(each), width, dtype) for each in used)
+        time, width = value.shape[1], min(max(2 * value.shape[2], 128), 1024)
+        # Which ones they are stays as it is: at another length others could have as many tokens by chance.
+        self.used = [at for at, each in enumerate(inputs) if each.dim() > 1 and each.shape[1] == time]
+        self.read = nn.ModuleList(_reader(_by_token(inputs[at]), width, dtype) for at in self.used)
         self.hidden = nn.Linear(width, width, dtype=dtype, device="cpu")
         self.last = nn.Linear(width, value.shape[2], dtype=dtype, device="cpu")
 
     @override
     def forward(self, inputs: Sequence[Tensor], like: Tensor) -> Tensor:
-        self.time = like.shape[1]
-        used = [each for each in inputs if self._takes(each)]
-        inside = sum(
-            (_read(layer, _by_token(each)) for layer, each in zip(self.read, used, strict=True)),
-            _waves(self.time, self.hidden.in_features, self.last.weight),
-        )
+        parts = [_read(layer, _by_token(inputs[at])) for layer, at in zip(self.read, self.used, strict=True)]
+        inside = sum(parts, _waves(like.shape[1], self.hidden.in_features, self.last.weight))
         inside = F.relu(F.layer_norm(self.hidden(F.relu(inside)), (self.hidden.out_features,)))
         return self.last(inside)
-
-    def _takes(self, each: Tensor) -> bool:
-        return each.dim() > 1 and each.shape[1] == self.time
 
 
 class _Flat(nn.Module):

@@ -20,7 +20,8 @@ class Predictor(nn.Module):
     """Predicts the values of one boundary from the model's inputs; a runtime that does so fills it.
 
     It learns from the real values, by the mean of the squares of the differences in units of each value's
-    running root mean square, with an optimizer of its own. Empty, it has no key in the state dict, and state
+    running root mean square, with an optimizer of its own. Labels are no input of it: later stages would
+    learn to read them off the prediction, and find none in the real values. Empty, it has no key in the state dict, and state
     that is loaded waits until it is filled.
 
     Sources:

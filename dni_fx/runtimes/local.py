@@ -14,9 +14,10 @@ from dni_fx.calls import call_of
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.errors import StageError
 from dni_fx.program import signature_of
+from dni_fx.runtimes.aside import AtOnce, Beside
 from dni_fx.runtimes.base import Outcome, Runtime, Worker
 from dni_fx.runtimes.updates import Recipe
-from dni_fx.runtimes.walk import Walk, stage_name
+from dni_fx.runtimes.walk import Manner, Walk, stage_name
 from dni_fx.stage import Stage
 from passes import SpecError
 from passes.switches import switches_kept
@@ -42,6 +43,9 @@ class Local(Runtime):
     tells of the model's inputs, and the predictor learns from what the stage before makes of its own
     prediction. Values without gradients, such as masks, are computed. In `eval()` the model runs as always.
 
+    With `overlap` a thread runs stages backward and updates them while the next ones run forward. To the bit
+    nothing else comes out: no forward pass of a step needs an update of the same step.
+
     Sources:
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.3.
     """
@@ -49,6 +53,7 @@ class Local(Runtime):
     name = "local"
 
     unlock: str = "backward"
+    overlap: bool = False
     update_probability: float = 1.0
     seed: int = 0
 
@@ -75,6 +80,7 @@ class _Worker(Worker):
     def __init__(self, cut: Decoupled, recipe: Recipe, runtime: Local) -> None:
         super().__init__(cut, recipe)
         self.runtime = runtime
+        self.aside = Beside() if runtime.overlap else AtOnce()
 
     @override
     def step(
@@ -97,8 +103,8 @@ class _Worker(Worker):
                 cutting.begin(call, context)
             values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
             chosen = self.runtime.chosen(cutting.step.number, len(graph.road.stages))
-            predicts = self.runtime.unlock == "forward"
-            return Walk(self, graph, values, chosen, predicts).run(target)
+            manner = Manner(chosen, self.runtime.unlock == "forward", self.aside)
+            return Walk(self, graph, values, manner).run(target)
 
     def _prepare(self, stages: Sequence[Stage]) -> None:
         if self.updates.optimizers:

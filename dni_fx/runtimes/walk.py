@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from dni_fx.cutting import CutGraph
 from dni_fx.decoupled import dnis
 from dni_fx.dni import DNI
 from dni_fx.gradients import added
+from dni_fx.runtimes.aside import Aside
 from dni_fx.runtimes.base import Outcome, Worker
 from dni_fx.segments import Leaving, Segment, segments
 from dni_fx.stage import detached
 from dni_fx.step import Synthesis
+from passes.values import value_of
 
 
 @dataclass
@@ -46,31 +49,37 @@ class _Held:
             torch.autograd.backward(self.sent, self.upward)
 
 
-class Walk:
-    """One step through all stages of a graph, of which those in `chosen` are updated.
-
-    Stages of one segment are updated together, or not at all. The others run forward only. A synthesizer
-    learns if all stages that read from its boundary are updated: only then the whole gradient is there.
+@dataclass(frozen=True)
+class Manner:
+    """How a step is taken: which stages are `chosen` to be updated, and what is done `aside`.
 
     If it `predicts`, stages read what predictors tell of the model's inputs in the place of what other
     stages send, from which the predictors learn: then no stage needs another one of this step.
     """
 
-    def __init__(
-        self,
-        worker: Worker,
-        graph: CutGraph,
-        values: dict[str, Any],
-        chosen: Set[int],
-        predicts: bool = False,
-    ) -> None:
+    chosen: Set[int]
+    predicts: bool
+    aside: Aside
+
+
+class Walk:
+    """One step through all stages of a graph, of which the chosen ones are updated.
+
+    Stages of one segment are updated together, or not at all. The others run forward only. A synthesizer
+    learns if all stages that read from its boundary are updated: only then the whole gradient is there.
+
+    Backward passes and updates are done aside: stages run forward meanwhile, which needs neither. `guesses`,
+    `arrived` and `readers` are changed there alone.
+    """
+
+    def __init__(self, worker: Worker, graph: CutGraph, values: dict[str, Any], manner: Manner) -> None:
         self.worker = worker
         self.graph = graph
         self.values = values
         self.dnis = dnis(worker.cut)
         self.segments = tuple(segments(graph.road, self.dnis))
         together = [[stage.index for stage in segment.stages] for segment in self.segments]
-        self.active = {index for indices in together if indices[-1] in chosen for index in indices}
+        self.active = {index for indices in together if indices[-1] in manner.chosen for index in indices}
         self.readers: dict[str, set[int]] = {
             spec.name: set(spec.consumers) for spec in graph.marked.specs if not self.dnis[spec.name].mix
         }
@@ -85,19 +94,17 @@ class Walk:
         self.arrived: dict[str, Tensor | None] = {}
         self.held: list[_Held] = []
         self.spared = False
-        self.inputs = [value for value in values.values() if _has_batch(value)] if predicts else []
-        self.predicts = predicts
+        self.predicts, self.aside = manner.predicts, manner.aside
+        self.inputs = _samples(graph, values) if manner.predicts else []
         self.predicted: dict[str, Tensor] = {}
 
     def run(self, target: Any) -> Outcome:
         """Run all stages forward, and backward those that are updated; the loss comes last."""
-        for segment in self.segments:
-            if segment.stages[-1].index in self.active:
-                self._train(segment)
-            else:
-                self._pass_on(segment)
-            for name in itertools.chain.from_iterable(segment.drops):
-                self.values.pop(name, None)
+        try:
+            self._walk()
+            self.aside.join()
+        finally:
+            self.aside.drop()
         outputs = pytree.tree_unflatten(self.graph.road.result(self.values), self.graph.capture.out_spec)
         with self.worker.updates.autocast():
             loss = self.worker.recipe.loss(outputs, target)
@@ -111,6 +118,16 @@ class Walk:
             if stage.index not in self.active:
                 self.worker.updates.catch_up(stage_name(stage.index))
         return Outcome(loss.detach(), outputs)
+
+    def _walk(self) -> None:
+        """Run all stages forward."""
+        for segment in self.segments:
+            if segment.stages[-1].index in self.active:
+                self._train(segment)
+            else:
+                self._pass_on(segment)
+            for name in itertools.chain.from_iterable(segment.drops):
+                self.values.pop(name, None)
 
     def _end(self, loss: Tensor) -> None:
         """Run backward from the loss through the segments that waited for it."""
@@ -127,11 +144,8 @@ class Walk:
 
     def _train(self, segment: Segment) -> None:
         """Run a segment forward and, if it need not wait for the loss, backward, and step."""
-        values, held, leaving = (
-            self.values | self._told(segment),
-            _Held(segment),
-            Leaving(keeps=self.predicts),
-        )
+        held, leaving = _Held(segment), Leaving(keeps=self.predicts)
+        values, guesses = self.values | self._told(segment), dict[str, Synthesis]()
         for name in segment.read_live(values):
             if self.boundary.get(name) in self.taught:
                 values[name] = held.leaves[name] = values[name].detach().requires_grad_()
@@ -142,12 +156,14 @@ class Walk:
             segment.run(values, self.dnis, leaving)
             held.leaves |= leaving.below
             for name, sent in leaving.values.items():
-                self.guesses[name], upward = self.dnis[name].guess_up(sent, name in self.taught)
+                guesses[name], upward = self.dnis[name].guess_up(sent, name in self.taught)
                 held.send(sent, upward)
+        self.aside.do(partial(self.guesses.update, guesses))
         if segment.is_releasable:
             self._hand_on(segment, values, leaving, keep=False)
-            held.run_backward()
-            self._finish(held)
+            self.aside.do(partial(self._end_early, held))
+            if segment.may_reenter:
+                self.aside.join()  # what is computed again for backward may draw random numbers
         else:
             self._hand_on(segment, values, leaving, keep=True)
             self.held.append(held)
@@ -155,13 +171,14 @@ class Walk:
     def _pass_on(self, segment: Segment) -> None:
         """Run a segment forward only; its synthesizers guess where they are to learn from the guess."""
         values, leaving = self.values | self._told(segment), Leaving(keeps=self.predicts)
+        guesses: dict[str, Synthesis] = {}
         with self.worker.updates.autocast():
             with torch.no_grad():
                 segment.run(values, self.dnis, leaving)
             for name in leaving.values.keys() & self.taught:
-                self.guesses[name] = self.dnis[name].synthesize(
-                    tuple(value.detach() for value in leaving.values[name])
-                )
+                sent = tuple(value.detach() for value in leaving.values[name])
+                guesses[name] = self.dnis[name].synthesize(sent)
+        self.aside.do(partial(self.guesses.update, guesses))
         self._hand_on(segment, values, leaving, keep=False)
 
     def _told(self, segment: Segment) -> dict[str, Tensor]:
@@ -188,6 +205,11 @@ class Walk:
             dni.predictor.fill(dni.spec, dni.interface, self.inputs, real[0].device)
         told = dni.predictor.predict(self.inputs, real, learns)
         self.predicted |= zip(self.parts[name], told, strict=True)
+
+    def _end_early(self, held: _Held) -> None:
+        """Run a segment backward before the loss is there."""
+        held.run_backward()
+        self._finish(held)
 
     def _finish(self, held: _Held) -> None:
         """Update stages that have their gradients; teach the synthesizers whose readers have all answered."""
@@ -225,8 +247,12 @@ class Walk:
                 self.worker.updates.step(f"dni.{name}")
 
 
-def _has_batch(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0
+def _samples(graph: CutGraph, values: dict[str, Any]) -> list[Tensor]:
+    """Those of the model's inputs that have the batch in front."""
+    nodes = [node for node in graph.marked.graph.nodes if node.op == "placeholder"]
+    both = zip(nodes, graph.road.split.inputs, strict=True)
+    known = [(value_of(node), values[name]) for node, name in both]
+    return [value for spec, value in known if spec.shape and spec.batch_dim == 0]
 
 
 def stage_name(index: int) -> str:
