@@ -21,8 +21,9 @@ class Predictor(nn.Module):
 
     It learns from the real values, by the mean of the squares of the differences in units of each value's
     running root mean square, with an optimizer of its own. Labels are no input of it: later stages would
-    learn to read them off the prediction, and find none in the real values. Empty, it has no key in the state dict, and state
-    that is loaded waits until it is filled.
+    learn to read them off the prediction, and find none in the real values.
+
+    Empty, it has no key in the state dict, and state that is loaded waits until it is filled.
 
     Sources:
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.3 ("complete unlock").

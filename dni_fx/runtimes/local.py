@@ -86,7 +86,7 @@ class _Worker(Worker):
     def step(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
     ) -> Outcome:
-        self._refuse_mixing()
+        self._refuse()
         cutting = cutting_of(self.cut)
         call = call_of(signature_of(self.cut), args, kwargs)
         with self.updates.autocast():
@@ -118,11 +118,17 @@ class _Worker(Worker):
             if dni.optimizer is None:
                 self.updates.own(f"dni.{name}", list(dni.learner.parameters()))
 
-    def _refuse_mixing(self) -> None:
+    def _refuse(self) -> None:
         locked = [name for name, dni in dnis(self.cut).items() if dni.synthesizer.exact or dni.interface.mix]
         if locked:
             raise StageError(
                 "the local runtime updates a stage before the true gradient is there, and these boundaries "
                 f"send it up: {', '.join(locked)}. Use the backprop runtime, or mix=0 and a synthesizer that "
                 "learns; warmup=N sends true gradients for a while."
+            )
+        still = [name for name, dni in dnis(self.cut).items() if not dni.interface.lr]
+        if still and self.runtime.unlock == "forward":
+            raise StageError(
+                "with unlock=forward predictors learn at the rate of the interface, and at these boundaries "
+                f"it is 0: {', '.join(still)}. Use an lr above 0."
             )

@@ -256,6 +256,12 @@ def test_a_value_without_a_batch_in_front_is_refused():
         Predictor().fill(spec, Interface(), [torch.randn(3, 5)], torch.device("cpu"))
 
 
+def test_predictors_that_could_not_learn_are_refused():
+    cut, batches = task("dni:lr=0")
+    with pytest.raises(StageError, match="at these boundaries it is 0: 1, 3"):
+        trainer_of(cut).step(batches[0])
+
+
 def test_what_is_not_finite_is_not_learned_from():
     spec = spec_of((3, 8), 1)
     predictor = Predictor()
