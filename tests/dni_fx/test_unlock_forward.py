@@ -18,9 +18,8 @@ from dni_fx.scale import MEMORY
 from passes import SpecError
 from tests.learners import spec_of
 from tests.stirred import stir, stirred_zoo
-from tests.test_resume import StoppedError, Stopping, assert_same_run
+from tests.test_resume import Net, StoppedError, Stopping, assert_same_run
 from tests.test_resume import run as run_on
-from tests.test_resume import trainer_of as resumable
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 RUNTIME = "local:unlock=forward"
@@ -198,7 +197,17 @@ def test_a_state_with_predictors_waits_for_them_and_is_saved_again():
 @pytest.mark.parametrize("options", ["", ",update_probability=0.5,seed=3"])
 def test_a_run_that_was_stopped_ends_bit_equal(options, tmp_path):
     batches = [(torch.full((4, 6), at / 6) + torch.eye(4, 6), torch.arange(4) % 3) for at in range(6)]
-    made = partial(resumable, RUNTIME + options)
+
+    def made(**more):
+        torch.manual_seed(0)
+        interface = "dni:warmup=2,every=2,stale=1"
+        cut = dni_fx.decouple(
+            Net(), plan="at:after=layers.2+layers.5", synthesizer="mlp", interface=interface
+        )
+        return dni_fx.Trainer(
+            cut, loss=F.cross_entropy, runtime=RUNTIME + options, labels_as_context=True, **more
+        )
+
     whole = made(callbacks=[Stopping(0)])
     run_on(whole, batches, tmp_path / "whole.ckpt")
     first = made(callbacks=[Stopping(8)])
