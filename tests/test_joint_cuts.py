@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import dni_fx
+from dni_fx.runtimes import Recipe
 from dni_fx.runtimes.backprop import Backprop
 from dni_fx.runtimes.local import Local
 from tests.cells import BATCH, NAME, POLICIES, Cells, cells, joined
@@ -109,7 +110,9 @@ def test_after_some_steps_of_sgd_local_has_the_weights_of_the_plain_loop(name, i
     assert any(len(dni.spec.values) > 1 for dni in dni_fx.boundaries(ours).values())
     before = copied(dni_fx.recouple(ours)).state_dict()
     for cut, runtime in ((ours, Local()), (theirs, Backprop())):
-        worker = runtime.start(cut, lambda out, _: objective(out) / 8, lambda p: torch.optim.SGD(p, lr=0.05))
+        worker = runtime.start(
+            cut, Recipe(lambda out, _: objective(out) / 8, lambda p: torch.optim.SGD(p, lr=0.05))
+        )
         for _ in range(5):
             worker.step(inputs, {}, None, None)
     state = dict(dni_fx.recouple(theirs).state_dict())
