@@ -7,12 +7,13 @@ from types import MethodType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import dni_fx
-from dni_fx.decoupled import detach
+from dni_fx.decoupled import cutting_of, detach
 from dni_fx.errors import CaptureError
-from tests.equality import assert_same, seeded
+from tests.equality import assert_same, copied, seeded
 from tests.stirred import stirred_zoo
 from tests.zoo import made, resized
 from tests.zoo.plain import Chain
@@ -177,3 +178,37 @@ def test_a_wrapper_that_is_taken_off_a_drop_in_leaves_the_boundaries_on():
     steps = int(cut.state_dict()["dni.steps"])
     cut(x)
     assert int(cut.state_dict()["dni.steps"]) == steps + 1
+
+
+class TakesAnything(nn.Module):
+    """A loss that may be told how much to divide by, as those of transformers are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6).double(), nn.Linear(6, 4).double()
+
+    def loss(self, out, labels, items=None, **kwargs):
+        total = F.cross_entropy(out, labels, reduction="sum")
+        return total / (len(labels) if items is None else items)
+
+    def forward(self, x, labels, scale=None, **kwargs):
+        out = self.second(self.first(x).tanh())
+        return self.loss(out if scale is None else out * scale, labels, **kwargs)
+
+
+def test_what_goes_into_keyword_arguments_of_any_name_is_exported(tmp_path):
+    """torch.export counted it twice and failed; another front-end took longer, for one batch size each."""
+    model, made = TakesAnything(), []
+    cut = dni_fx.decouple(copied(model), plan="at:after=first", synthesizer="oracle", frontend="export")
+    for batch in (5, 3):
+        x, labels = torch.randn(batch, 6, dtype=torch.float64), torch.randint(4, (batch,))
+        call = {"items": torch.tensor(7), "labels": labels, "scale": torch.tensor(2.0).double(), "x": x}
+        losses = [each(**call) for each in (cut, model)]
+        assert_same(*losses)
+        for loss in losses:
+            loss.backward()
+        made.append(len(cutting_of(cut).program.captures))
+        assert_same(cut.first.weight.grad, model.first.weight.grad, tolerance=1e-10)
+    assert made == [1, 1]
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+    assert_same(dni_fx.load(tmp_path / "cut.pt2")(**call), model(**call))
