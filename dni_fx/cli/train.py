@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,10 +18,11 @@ from dni_fx.cli.data import Arrays, Data, first_inputs, read_data
 from dni_fx.cli.losses import LossName
 from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
-from dni_fx.cli.output import check_place, save, say_json
+from dni_fx.cli.output import save, say_json
 from dni_fx.cli.training import OptimizerName, Precision
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import CaptureError, DniError, FileError
+from dni_fx.files import check_place
 from dni_fx.modes import eval_mode
 from dni_fx.plot import check_plot, write_plot
 from dni_fx.program import Program
@@ -75,30 +77,42 @@ def run(
     cut = cut_model(opened, CutRequest.of(plan, synthesizer, interface, frontend))
     torch.manual_seed(seed)
     _rehearse(cut, read, data, loss)
-    done = verbs.train(
-        cut,
-        read.train,
-        loss=_loss(loss),
-        runtime=runtime,
-        optimizer=optimizer.factory(lr),
-        clip=clip,
-        accumulate=accumulate,
-        autocast=precision.dtype,
-        epochs=epochs,
-        metrics=_metrics(loss),
-        labels_as_context=labels,
-        observe=None if as_json else _say_epoch,
-        checkpoint=checkpoint,
-        every=every,
-        resume=resume,
-        log_dir=tensorboard,
-    )
+    with _told_to_resume(checkpoint):
+        done = verbs.train(
+            cut,
+            read.train,
+            loss=_loss(loss),
+            runtime=runtime,
+            optimizer=optimizer.factory(lr),
+            clip=clip,
+            accumulate=accumulate,
+            autocast=precision.dtype,
+            epochs=epochs,
+            metrics=_metrics(loss),
+            labels_as_context=labels,
+            observe=None if as_json else _say_epoch,
+            checkpoint=checkpoint,
+            every=every,
+            resume=resume,
+            log_dir=tensorboard,
+        )
     if output is not None:
         save(cut, output)  # before anything else can fail
     if plot is not None:
         write_plot(done.history, plot)
     test = evaluate(cut, read.test, {"loss": _loss(loss), **_metrics(loss)}) if read.test is not None else {}
     _say(_Report(done, test), output, plot, as_json)
+
+
+@contextmanager
+def _told_to_resume(checkpoint: Path | None) -> Generator[None]:
+    """Whoever stops the run is told how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoint is not None and checkpoint.exists():
+            typer.echo(f"dni-fx: stopped; with --resume it goes on from {checkpoint}.", err=True)
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
