@@ -44,6 +44,7 @@ def growth(
     time: tuple[float, str],
 ) -> list[Growth]:
     """The memory of each way where every stage has `per_stage` layers, at several depths."""
+    setting.load()  # once for all processes
     found: dict[str, dict[str, list[float]]] = {}
     for each in way:
         kinds = found.setdefault(each.name, {kind: [] for kind in KINDS})
@@ -111,6 +112,7 @@ def longest(
     book: Book, setting: Setting, way: Sequence[Way], cap: int, start: int, most: int, time: tuple[float, str]
 ) -> list[Longest]:
     """How long a single sample each way can train on: twice as long until it does not fit, then by halves."""
+    setting.load()
     found = {}
     for each in way:
 

@@ -49,6 +49,7 @@ def rows(
     book: Book, setting: Setting, ways: Sequence[Way], seconds: float, clock: str, points: int = 1
 ) -> list[Row]:
     """Each way's memory, in a process of its own, and what all reach side by side in the same time."""
+    setting.load()  # once for all processes
     memory, failed = {}, {}
     for way in ways:
         key = f"memory {setting.key} {way.key}"

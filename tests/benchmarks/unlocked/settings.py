@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.benchmarks.learning.data import Batch, Data, Images, Text, images
 from tests.benchmarks.learning.nets import fcn, gpt, resnet
@@ -91,22 +91,26 @@ def setting(name: str, data: dict[str, Path | None], **changes: int) -> Setting:
     return replace(known, data=str(path) if path else "", **wanted)
 
 
-@functools.cache
 def text(path: Path | None, time: int, vocabulary: int) -> Text:
     """A file as ids of its most frequent characters or words, the last of which stands for all others.
 
     Without a file the modules of Python's own library are read.
     """
+    ids = _ids(path, vocabulary)
+    held = len(ids) // 10
+    judged = min(held, max(JUDGED, time) + time + 1)
+    return Text(ids[:-held], ids[-held:][:judged], vocabulary, time)
+
+
+@functools.cache
+def _ids(path: Path | None, vocabulary: int) -> Tensor:
     characters = path.read_text() if path is not None else _sources()
     if vocabulary <= CHARACTERS:
         parts = list(characters[:READ])
     else:
         parts = re.findall(r"\w+|\s+|[^\w\s]", characters[: 2 * READ])
     known = {part: at for at, (part, _) in enumerate(Counter(parts).most_common(vocabulary - 1))}
-    ids = torch.tensor([known.get(part, vocabulary - 1) for part in parts])
-    held = len(ids) // 10
-    judged = min(held, max(JUDGED, time) + time + 1)
-    return Text(ids[:-held], ids[-held:][:judged], vocabulary, time)
+    return torch.tensor([known.get(part, vocabulary - 1) for part in parts])
 
 
 def _sources() -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-import dni_fx
+from dni_fx import decouple  # and all that it needs, once for all processes
 from dni_fx.calls import call_of
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.interface import INTERFACES
@@ -76,7 +76,7 @@ class Way:
                 torch._functorch.config.activation_memory_budget = self.choice.budget
                 return Plain(net, adam, torch.compile(net, backend=self.choice.compiler))
         synthesizer = self.choice.synthesizer if self.name in ("drop-in", "local") else "zero"
-        cut = dni_fx.decouple(
+        cut = decouple(
             net,
             (x,),
             plan=f"balanced:stages={self.stages}",
