@@ -72,14 +72,15 @@ class Pupil(nn.Module):
             for g, t in zip(synthesis.gradients, true, strict=True)
         ]
         own = torch.ones_like(synthesis.units) if synthesis.natural else synthesis.units
-        sums = Sums.of(synthesis.gradients, targets, own)
+        guesses = synthesis.per_sample()
+        sums = Sums.of(guesses, targets, own)
         if sums.is_target_finite:
             self.scale.observe(
                 [s / max(t.numel(), 1) for s, t in zip(sums.target_squares, targets, strict=True)]
             )
-        self._diagnose(synthesis, targets, sums)
+        self._diagnose(synthesis, guesses, targets, sums)
         if sums.is_target_finite and sums.is_guess_finite:
-            self._learn_from(synthesis, targets)
+            self._learn_from(synthesis, guesses, targets)
         synthesis.gradients, synthesis.objective, synthesis.learned = (), None, None
 
     def hear(self, loss: Tensor) -> None:
@@ -98,7 +99,9 @@ class Pupil(nn.Module):
             self.optimizer.settings = self.interface  # which may have been changed since
             self.optimizer.step(list(self.learner.parameters()), self.learner.pace)
 
-    def _learn_from(self, synthesis: Synthesis, targets: Sequence[Tensor]) -> None:
+    def _learn_from(
+        self, synthesis: Synthesis, guesses: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> None:
         units = self.scale.units()
         units = torch.where(units > 0, units, torch.inf)  # of zeros there is no unit, and nothing to learn
         if isinstance(self.learner, Remembering):
@@ -106,14 +109,14 @@ class Pupil(nn.Module):
             self.learner.remember(scaled, synthesis.context)
         heads: list[Tensor] = []
         ups: list[Tensor | None] = []
-        for guess, target, unit in zip(synthesis.gradients, targets, units, strict=True):
-            if guess.requires_grad:
+        for head, guess, target, unit in zip(synthesis.gradients, guesses, targets, units, strict=True):
+            if head.requires_grad:
                 unit = unit.to(target.dtype)
-                own = guess.detach().to(target.dtype)
+                own = guess.to(target.dtype)
                 error = (own - target) / unit if synthesis.natural else own - target / unit
                 slope = error.mul_(2 / max(error.numel(), 1))  # of the mean of squares
-                heads.append(guess)
-                ups.append((slope / unit if synthesis.natural else slope).to(guess.dtype))
+                heads.append(head)
+                ups.append((slope * (synthesis.batch / unit) if synthesis.natural else slope).to(head.dtype))
         if synthesis.objective is not None and synthesis.objective.requires_grad:
             heads.append(synthesis.objective)
             ups.append(None)
@@ -122,7 +125,9 @@ class Pupil(nn.Module):
         if synthesis.learned is not None:
             self._add(synthesis.learned, synthesis.gradient_scale)
 
-    def _diagnose(self, synthesis: Synthesis, targets: Sequence[Tensor], sums: Sums) -> None:
+    def _diagnose(
+        self, synthesis: Synthesis, guesses: Sequence[Tensor], targets: Sequence[Tensor], sums: Sums
+    ) -> None:
         finite = sums.is_target_finite and sums.is_guess_finite
         cosine = sums.cosine
         if self.learns and (not finite or any(sums.target_squares)):
@@ -133,7 +138,7 @@ class Pupil(nn.Module):
             elements = max(sum(target.numel() for target in targets), 1)
             self.diagnosis = Diagnosis(
                 cosine,
-                sign_agreement(synthesis.gradients, targets),
+                sign_agreement(guesses, targets),
                 sums.error,
                 (sum(sums.target_squares) / elements) ** 0.5,
                 synthesis.mix,

@@ -78,13 +78,14 @@ class _Worker(Worker):
 
     def update(self, stage: Stage) -> None:
         """Step the parameters whose last reader this stage is; nobody reads their gradients any more."""
-        if stage.index in self._of_stage:
-            _step(self._of_stage[stage.index])
+        if optimizer := self._of_stage.get(stage.index):
+            optimizer.step()
+            optimizer.zero_grad()
 
     def update_learners(self) -> None:
         """Step the synthesizers that have no optimizer of their own."""
         if self._of_learners is not None:
-            _step(self._of_learners)
+            self._of_learners.step()
 
     def _prepare(self, stages: Sequence[Stage]) -> None:
         if self._of_stage:
@@ -109,12 +110,6 @@ class _Worker(Worker):
                 f"send it up: {', '.join(locked)}. Use the backprop runtime, or mix=0 and a synthesizer that "
                 "learns; warmup=N sends true gradients for a while."
             )
-
-
-def _step(optimizer: Optimizer) -> None:
-    """Update, and free the gradients."""
-    optimizer.step()
-    optimizer.zero_grad()
 
 
 @dataclass
