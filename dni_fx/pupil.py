@@ -99,9 +99,7 @@ class Pupil(nn.Module):
             self.optimizer.settings = self.interface  # which may have been changed since
             self.optimizer.step(list(self.learner.parameters()), self.learner.pace)
 
-    def _learn_from(
-        self, synthesis: Synthesis, guesses: Sequence[Tensor], targets: Sequence[Tensor]
-    ) -> None:
+    def _learn_from(self, synthesis: Synthesis, guesses: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
         units = self.scale.units()
         units = torch.where(units > 0, units, torch.inf)  # of zeros there is no unit, and nothing to learn
         if isinstance(self.learner, Remembering):
