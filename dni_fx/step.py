@@ -64,7 +64,12 @@ class Synthesis:
     mix: float
     fired: bool = field(default=False)
 
-    def per_sample(self) -> tuple[Tensor, ...]:
-        """The gradients without history, as everything is that is compared."""
-        gradients = (gradient.detach() for gradient in self.gradients)
-        return tuple(gradient * self.batch if self.natural else gradient for gradient in gradients)
+    @property
+    def size(self) -> int:
+        """What makes gradients of samples, as everything is that is compared, of the guess."""
+        return self.batch if self.natural else 1
+
+    @property
+    def true_size(self) -> float:
+        """What makes gradients of samples of the true gradient."""
+        return self.batch / self.gradient_scale

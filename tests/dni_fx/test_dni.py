@@ -275,7 +275,12 @@ def test_the_gradient_of_a_head_goes_up_as_it_is_and_is_compared_per_sample(synt
     synthesis = dni.synthesize((value,))
     (own,) = synthesis.gradients
     assert dni.upward(synthesis, (value,), (None,), 0)[0].data_ptr() == own.data_ptr()
-    torch.testing.assert_close(synthesis.per_sample()[0], own.detach() * BATCH, rtol=0, atol=0)
+    step.record = True
+    compared = dni.synthesize((value,))
+    dni.regress(compared, (2 * own.detach(),))
+    assert dni.diagnosis.cosine == pytest.approx(1)
+    assert dni.diagnosis.error == pytest.approx(0.5)
+    assert dni.diagnosis.scale == pytest.approx(2 * BATCH * float(own.detach().square().mean().sqrt()))
     step.gradient_scale = 4.0
     scaled = dni.synthesize((value,))
     (up,) = dni.upward(scaled, (value,), (None,), 0)
