@@ -54,7 +54,7 @@ def _of(known, name, depth):
 
 
 def test_the_longest_sample_that_fits_is_longer_for_stages_that_need_not_wait(monkeypatch, tmp_path, capsys):
-    sizes = "--nets gpt --depth 6 --width 16 --stages 3 --no-rows --cap 700000 --shortest 32 --most 256"
+    sizes = "--nets gpt --depth 6 --width 16 --stages 3 --no-rows --cap 700000 --shortest 32 --most 128"
     path = tmp_path / "found.json"
     out = run(monkeypatch, capsys, "memory", f"{sizes} --rows backprop local --seconds 0.1 --json {path}").out
     lines = [line.split("│") for line in out.splitlines() if line.startswith("│")]
