@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tests.benchmarks.unlocked.measures import CLOCKS, Job, Learned, Memory, memory_of, trained
 from tests.benchmarks.unlocked.meters import isolated
@@ -80,7 +80,11 @@ KEPT = {"kept": "kept", "cutting": "cutting"}
 
 def table(setting: Setting, found: Sequence[Row], seconds: float, clock: str) -> Table:
     """Memory, time and loss of each way; `x` is by backprop's."""
-    made = Table("", title=f"{setting}; losses after {seconds:g} s of {clock} time", title_justify="left")
+    made = Table(
+        Column(no_wrap=True),
+        title=f"{setting}; losses after {seconds:g} s of {clock} time",
+        title_justify="left",
+    )
     for name in MEMORY.values():
         made.add_column(name, justify="right")
         made.add_column("x", justify="right")
