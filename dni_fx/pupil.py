@@ -68,20 +68,20 @@ class Pupil(nn.Module):
         synthesis.fired = True
         if not (self.learns or synthesis.record or self.is_scheduled):
             return
-        factor = synthesis.batch / synthesis.gradient_scale
-        targets = [
-            torch.zeros_like(g, dtype=wide(g)) if t is None else t.detach().to(wide(g)) * factor
+        truths = [
+            torch.zeros_like(g, dtype=wide(g)) if t is None else t.detach().to(wide(g))
             for g, t in zip(synthesis.gradients, true, strict=True)
         ]
         own = torch.ones_like(synthesis.units) if synthesis.natural else synthesis.units
-        sums = Sums.of(synthesis.gradients, targets, own)
+        # Sums are scaled, not the tensors: a head that does not learn from the truth needs no copies of them.
+        sums = Sums.of(synthesis.gradients, truths, own).scaled(synthesis.size, synthesis.true_size)
         if sums.is_target_finite:
             self.scale.observe(
-                [s / max(t.numel(), 1) for s, t in zip(sums.target_squares, targets, strict=True)]
+                [s / max(t.numel(), 1) for s, t in zip(sums.target_squares, truths, strict=True)]
             )
-        self._diagnose(synthesis, targets, sums)
+        self._diagnose(synthesis, truths, sums)
         if sums.is_target_finite and sums.is_guess_finite:
-            self._learn_from(synthesis, targets)
+            self._learn_from(synthesis, truths)
         synthesis.gradients, synthesis.objective, synthesis.learned = (), None, None
 
     def hear(self, loss: Tensor) -> None:
@@ -100,22 +100,23 @@ class Pupil(nn.Module):
             self.optimizer.settings = self.interface  # which may have been changed since
             self.optimizer.step(list(self.learner.parameters()), self.learner.pace)
 
-    def _learn_from(self, synthesis: Synthesis, targets: Sequence[Tensor]) -> None:
+    def _learn_from(self, synthesis: Synthesis, truths: Sequence[Tensor]) -> None:
         units = self.scale.units()
         units = torch.where(units > 0, units, torch.inf)  # of zeros there is no unit, and nothing to learn
         if isinstance(self.learner, Remembering):
-            scaled = tuple(t / unit.to(t.dtype) for t, unit in zip(targets, units, strict=True))
+            pairs = zip(truths, units, strict=True)
+            scaled = tuple(t * synthesis.true_size / unit.to(t.dtype) for t, unit in pairs)
             self.learner.remember(scaled, synthesis.context)
         heads: list[Tensor] = []
         ups: list[Tensor | None] = []
-        for guess, target, unit in zip(synthesis.gradients, targets, units, strict=True):
-            if guess.requires_grad:
-                unit = unit.to(target.dtype)
-                own = guess.detach().to(target.dtype)
-                error = (own - target) / unit if synthesis.natural else own - target / unit
+        for head, truth, unit in zip(synthesis.gradients, truths, units, strict=True):
+            if head.requires_grad:
+                unit = unit.to(truth.dtype)
+                own, target = head.detach().to(truth.dtype), truth * synthesis.true_size
+                error = (own * synthesis.size - target) / unit if synthesis.natural else own - target / unit
                 slope = error.mul_(2 / max(error.numel(), 1))  # of the mean of squares
-                heads.append(guess)
-                ups.append((slope / unit if synthesis.natural else slope).to(guess.dtype))
+                heads.append(head)
+                ups.append((slope * (synthesis.size / unit) if synthesis.natural else slope).to(head.dtype))
         if synthesis.objective is not None and synthesis.objective.requires_grad:
             heads.append(synthesis.objective)
             ups.append(None)
@@ -124,10 +125,10 @@ class Pupil(nn.Module):
         if synthesis.learned is not None:
             self._add(synthesis.learned, synthesis.gradient_scale)
 
-    def _diagnose(self, synthesis: Synthesis, targets: Sequence[Tensor], sums: Sums) -> None:
+    def _diagnose(self, synthesis: Synthesis, truths: Sequence[Tensor], sums: Sums) -> None:
         finite = sums.is_target_finite and sums.is_guess_finite
         cosine = sums.cosine
-        elements = max(sum(target.numel() for target in targets), 1)
+        elements = max(sum(truth.numel() for truth in truths), 1)
         if self.learns and (not finite or any(sums.target_squares)):
             self.guard.patience = self.interface.guard
             is_wild = not synthesis.natural and sums.error > _WILD
@@ -136,7 +137,7 @@ class Pupil(nn.Module):
         if synthesis.record:
             self.diagnosis = Diagnosis(
                 cosine,
-                sign_agreement(synthesis.gradients, targets),
+                sign_agreement(synthesis.gradients, truths),
                 sums.error,
                 (sum(sums.target_squares) / elements) ** 0.5,
                 synthesis.mix,

@@ -44,8 +44,9 @@ class Step:
 
 @dataclass
 class Synthesis:
-    """One guess: per-sample gradients, the units that they are in, and what they were made for.
+    """One guess: gradients, the units that they are in, and what they were made for.
 
+    Gradients are per sample; `natural` ones are of the mean over the batch, as they go up.
     `learned` holds what each parameter of the learner is to learn from this guess whatever the truth is,
     and `loss` what the learner thinks the loss is.
     """
@@ -62,3 +63,13 @@ class Synthesis:
     record: bool
     mix: float
     fired: bool = field(default=False)
+
+    @property
+    def size(self) -> int:
+        """What makes gradients of samples, as everything is that is compared, of the guess."""
+        return self.batch if self.natural else 1
+
+    @property
+    def true_size(self) -> float:
+        """What makes gradients of samples of the true gradient."""
+        return self.batch / self.gradient_scale
