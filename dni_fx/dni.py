@@ -50,6 +50,18 @@ class DNI(Pupil):
             return 1.0
         return self.interface.mix_after(self.scale.count)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it learns from the true gradient of this step: always until its mix is what it will be."""
+        now: Step = self.__dict__["now"]
+        return self.is_scheduled or (now.number + self.spec.producer) % self.interface.every == 0
+
+    @property
+    def wants_truth(self) -> bool:
+        """Whether it has a use for the true gradient of this step, but to send it up."""
+        now: Step = self.__dict__["now"]
+        return self.is_due and (self.learns or now.record or self.is_scheduled)
+
     @override
     def forward(self, *values: Tensor) -> Any:
         """(batch, *features) to (batch, *features), unchanged; several values to a tuple of them.
@@ -94,9 +106,14 @@ class DNI(Pupil):
         synthesis, mix = guessed
         return true if synthesis is None else cast("Any", self.answer(synthesis, true, true, mix))
 
-    def guess_up(self, values: Sequence[Tensor]) -> tuple[Synthesis, tuple[Tensor | None, ...]]:
-        """A guess for values, and what goes up at once, where none of the truth does; None is zeros."""
-        synthesis = self.synthesize(tuple(each.detach() for each in values))
+    def guess_up(
+        self, values: Sequence[Tensor], taught: bool = True
+    ) -> tuple[Synthesis, tuple[Tensor | None, ...]]:
+        """A guess for values, and what goes up at once, where none of the truth does; None is zeros.
+
+        Nothing can be learned from it if it is not to be `taught`.
+        """
+        synthesis = self.synthesize(tuple(each.detach() for each in values), taught)
         return synthesis, self.upward(synthesis, values, (None,) * len(values), 0)
 
     def answer(
@@ -111,7 +128,7 @@ class DNI(Pupil):
         self.regress(synthesis, true)
         return up
 
-    def synthesize(self, values: tuple[Tensor, ...]) -> Synthesis:
+    def synthesize(self, values: tuple[Tensor, ...], taught: bool = True) -> Synthesis:
         """A guess for detached values, each `(batch, *features)`, with a graph to the learner's parameters.
 
         Raises:
@@ -119,15 +136,10 @@ class DNI(Pupil):
         """
         now: Step = self.__dict__["now"]
         self._check_needs(now)
-        with torch.set_grad_enabled(self.learns and not now.exact):
-            guess = self.learner(values, now.context)
-        for value, gradient, known in zip(values, guess.gradients, self.spec.values, strict=True):
-            if gradient.shape != value.shape:
-                raise SynthesizerError(
-                    f"at {self.spec.name} (after {known.anchor}) {type(self.learner).__name__} "
-                    f"returned {tuple(gradient.shape)} for a value of shape {tuple(value.shape)}. "
-                    "A gradient has the shape of its value."
-                )
+        taught = taught and self.is_due
+        stale = taught and self.interface.stale > 0
+        learns = taught and self.learns and not stale and not now.exact
+        guess = self.ask(values, now.context, learns)
         made = Synthesis(
             guess.gradients,
             self.scale.units(),
@@ -140,6 +152,8 @@ class DNI(Pupil):
             now.gradient_scale,
             now.record,
             self.mix,
+            taught,
+            tuple(value.clone() for value in values) if stale else (),
         )
         self.waits_for_loss = [made] if guess.loss is not None else []
         return made
@@ -180,6 +194,8 @@ class DNI(Pupil):
                 f"{place} learns from the loss, which a loop of your own does not tell. Train with "
                 "dni_fx.train, or choose critic."
             )
+        if self.synthesizer.needs == "loss" and self.interface.stale:
+            raise SynthesizerError(f"{place} learns from the loss of the batch itself: choose stale=0.")
         if self.synthesizer.needs == "context" and now.context is None:
             raise SynthesizerError(
                 f"{place} guesses from the labels, and there are none. Pass dni_context= with every batch, "
@@ -193,7 +209,7 @@ class DNI(Pupil):
     def _guesses(self, mix: float) -> bool:
         """Whether anybody has a use for a guess."""
         now: Step = self.__dict__["now"]
-        return mix != 1 or (self.learns and not now.exact) or self.is_scheduled
+        return mix != 1 or (self.learns and self.is_due and not now.exact) or self.is_scheduled
 
     @override
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -20,6 +20,12 @@ class Interface(Named):
     others pass the true gradient, so that many stages train on it together, and on other cuts
     in the next step. 1 is every cut in every step.
 
+    Once it has warmed up, the synthesizer learns in every `every`-th step only, boundaries in turn; in the
+    others nobody computes what it would learn from, and neither `diagnosis` nor guard says anything.
+    With `stale=k` it learns from the true gradient that came k times before this one, with the value and the
+    labels of that batch, which are kept, so that nobody need have the gradient of a batch until k more are
+    through. What is kept is in the state dict.
+
     The synthesizer's own optimizer is Adam, with the learning rate `lr`, `beta1`, `beta2`, and `decay` of the
     weights as in AdamW; at `lr=0` there is none, and an optimizer of the user finds the gradients on the
     parameters (`dni_fx.parameter_groups`). After `guard` steps in which the guesses pointed away from the
@@ -35,6 +41,8 @@ class Interface(Named):
     warmup: int = 0
     fade: int = 0
     window: int = 1
+    every: int = 1
+    stale: int = 0
     clip: float = 3.0
     lr: float = 3e-3
     beta1: float = 0.9
@@ -46,9 +54,10 @@ class Interface(Named):
     def __post_init__(self) -> None:
         if not 0 <= self.mix <= 1:
             raise SpecError(f"mix is between 0 (synthetic) and 1 (true), not {self.mix}.")
-        if self.window < 1:
-            raise SpecError(f"window is 1 or more, not {self.window}.")
-        for field in ("scale", "warmup", "fade", "clip", "lr", "decay", "guard", "classes"):
+        for field in ("window", "every"):
+            if getattr(self, field) < 1:
+                raise SpecError(f"{field} is 1 or more, not {getattr(self, field)}.")
+        for field in ("scale", "warmup", "fade", "stale", "clip", "lr", "decay", "guard", "classes"):
             if not getattr(self, field) >= 0:
                 raise SpecError(f"{field} is 0 or more, not {getattr(self, field)}.")
         for field in ("beta1", "beta2"):

@@ -53,5 +53,7 @@ class Interfaces(nn.Module):
         mine = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
         if "steps" in mine:
             self.get_buffer("steps").copy_(mine.pop("steps"))
-        self._waiting |= mine
+        self._waiting |= {
+            key: value.detach().clone() for key, value in mine.items()
+        }  # its owner may train on
         return None

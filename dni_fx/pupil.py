@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from dni_fx.diagnosis import Diagnosis, Sums, sign_agreement
-from dni_fx.errors import StageError
+from dni_fx.errors import StageError, SynthesizerError
 from dni_fx.guard import Guard
 from dni_fx.interface import Interface
+from dni_fx.late import Kept, Late
 from dni_fx.learning import Adam
+from dni_fx.predictor import Predictor
 from dni_fx.scale import Scale
 from dni_fx.step import Synthesis
-from dni_fx.synthesizers import Remembering, Synthesizer
+from dni_fx.synthesizers import Guess, Remembering, Synthesizer
 from passes import BoundarySpec
 
 _WILD = 100.0
@@ -41,6 +44,8 @@ class Pupil(nn.Module):
         self.optimizer = Adam(self.learner.parameters(), interface) if interface.lr else None
         self.scale = Scale(len(spec.values))
         self.guard = Guard(interface.guard)
+        self.late = Late()
+        self.predictor = Predictor()
         self.diagnosis: Diagnosis | None = None
         parameters = any(True for _ in self.learner.parameters())
         self.learns = parameters or isinstance(self.learner, Remembering)  # whatever it guesses from
@@ -51,6 +56,23 @@ class Pupil(nn.Module):
     def is_scheduled(self) -> bool:
         """Whether the mix is still to change with the number of true gradients that have arrived."""
         return self.scale.count < self.interface.warmup + self.interface.fade
+
+    def ask(self, values: tuple[Tensor, ...], context: Tensor | None, learns: bool) -> Guess:
+        """The learner's guess for detached values, with a graph to its parameters if it `learns`.
+
+        Raises:
+            SynthesizerError: a guess has not the shape of its value.
+        """
+        with torch.set_grad_enabled(learns):
+            guess = self.learner(values, context)
+        for value, gradient, known in zip(values, guess.gradients, self.spec.values, strict=True):
+            if gradient.shape != value.shape:
+                raise SynthesizerError(
+                    f"at {self.spec.name} (after {known.anchor}) {type(self.learner).__name__} "
+                    f"returned {tuple(gradient.shape)} for a value of shape {tuple(value.shape)}. "
+                    "A gradient has the shape of its value."
+                )
+        return guess
 
     def regress(self, synthesis: Synthesis, true: Sequence[Tensor | None]) -> None:
         """Collect what the learner learns from the true gradients; what is not finite is skipped.
@@ -66,12 +88,39 @@ class Pupil(nn.Module):
                 "first one: run the forward pass again, or add the losses and call backward once."
             )
         synthesis.fired = True
-        if not (self.learns or synthesis.record or self.is_scheduled):
+        if not (synthesis.taught and (self.learns or synthesis.record or self.is_scheduled)):
             return
         truths = [
             torch.zeros_like(g, dtype=wide(g)) if t is None else t.detach().to(wide(g))
             for g, t in zip(synthesis.gradients, true, strict=True)
         ]
+        if synthesis.values:
+            targets = tuple(truth * synthesis.true_size for truth in truths)
+            kept = Kept(synthesis.values, targets, synthesis.context, synthesis.batch)
+            synthesis.values = ()
+            if (earlier := self.late.exchange(kept, self.interface.stale)) is None:
+                return
+            synthesis, truths = self._again(synthesis, earlier)
+        self._study(synthesis, truths)
+
+    def _again(self, synthesis: Synthesis, earlier: Kept) -> tuple[Synthesis, Sequence[Tensor]]:
+        """A guess by the learner as it is now for an earlier batch, and the truth that arrived there."""
+        kept = earlier.moved(lambda tensor: tensor.to(synthesis.units.device))
+        guess = self.ask(kept.values, kept.context, self.learns)
+        made = replace(
+            synthesis,
+            gradients=guess.gradients,
+            units=self.scale.units(),
+            natural=guess.natural,
+            objective=guess.objective,
+            learned=guess.learned,
+            context=kept.context,
+            batch=kept.batch,
+        )
+        return made, [target / made.true_size for target in kept.targets]
+
+    def _study(self, synthesis: Synthesis, truths: Sequence[Tensor]) -> None:
+        """Compare a guess with the truth, and learn from it."""
         own = torch.ones_like(synthesis.units) if synthesis.natural else synthesis.units
         # Sums are scaled, not the tensors: a head that does not learn from the truth needs no copies of them.
         sums = Sums.of(synthesis.gradients, truths, own).scaled(synthesis.size, synthesis.true_size)

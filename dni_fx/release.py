@@ -89,7 +89,10 @@ class _Release(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Run, inputs: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         segment, leaving = run.segment, Leaving()
-        leaves = [tensor.detach().requires_grad_() for tensor in tensors[:inputs]]
+        asked = [_wants_gradient(name, run.dnis) for name in run.live]
+        leaves = [
+            each.detach().requires_grad_(wants) for each, wants in zip(tensors[:inputs], asked, strict=True)
+        ]
         run.values |= zip(run.live, leaves, strict=True)
         with torch.enable_grad():
             segment.run(run.values, run.dnis, leaving)
@@ -127,17 +130,30 @@ class _Release(torch.autograd.Function):
         return None, None, *gradients
 
 
+def _wants_gradient(name: str, dnis: Mapping[str, DNI]) -> bool:
+    """Whether anybody asks for the gradient of a value that a segment reads."""
+    dni = next((dni for dni in dnis.values() if name in dni.spec.names), None)
+    return dni is None or dni.wants_truth
+
+
 def _backward(
     leaving: Sequence[Tensor],
     upward: Sequence[Tensor | None],
     wanted: Sequence[Tensor],
     may_reenter: bool,
 ) -> Sequence[Tensor | None]:
-    """Gradients of `wanted` when `upward` arrives at `leaving`. Hooks on `wanted` wait: they run later."""
+    """Gradients of `wanted` when `upward` arrives at `leaving`. Hooks on `wanted` wait: they run later.
+
+    What requires none has None.
+    """
     both = zip(leaving, upward, strict=True)
     known = [(value, up) for value, up in both if up is not None and value.requires_grad]
     if not known or not wanted:
         return [None] * len(wanted)
+    if idle := [at for at, tensor in enumerate(wanted) if not tensor.requires_grad]:
+        rest = [tensor for tensor in wanted if tensor.requires_grad]
+        found = iter(_backward(leaving, upward, rest, may_reenter))
+        return [None if at in idle else next(found) for at in range(len(wanted))]
     hooks = [(tensor, tensor._backward_hooks) for tensor in wanted if tensor._backward_hooks]
     for tensor, _ in hooks:
         tensor._backward_hooks = None

@@ -63,6 +63,8 @@ class Segment:
                 sent = tuple(written[part] for part in parts)
                 if leaving is None or dnis[name].mix != 0:
                     sent = dnis[name].send(sent)
+                    if leaving is not None and leaving.keeps:
+                        leaving.passed[name] = sent
                 else:
                     leaving.values[name] = sent
                     sent = tuple(value.detach().requires_grad_() for value in sent)
@@ -75,10 +77,15 @@ class Segment:
 
 @dataclass
 class Leaving:
-    """What a segment sends: by boundary, the values with their history, and by name, each as a leaf."""
+    """What a segment sends: by boundary, the values with their history, and by name, each as a leaf.
+
+    If it `keeps` them, `passed` are those that went through boundaries that pass the true gradient.
+    """
 
     values: dict[str, tuple[Tensor, ...]] = field(default_factory=dict[str, tuple[Tensor, ...]])
     below: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    keeps: bool = False
+    passed: dict[str, tuple[Tensor, ...]] = field(default_factory=dict[str, tuple[Tensor, ...]])
 
 
 def segments(road: Road, dnis: Mapping[str, DNI]) -> Iterator[Segment]:

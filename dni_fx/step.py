@@ -48,7 +48,8 @@ class Synthesis:
 
     Gradients are per sample; `natural` ones are of the mean over the batch, as they go up.
     `learned` holds what each parameter of the learner is to learn from this guess whatever the truth is,
-    and `loss` what the learner thinks the loss is.
+    and `loss` what the learner thinks the loss is. One that is not `taught` is never compared with the truth.
+    `values` are copies of what it was made from, where the truth is to wait for later batches.
     """
 
     gradients: tuple[Tensor, ...]
@@ -62,6 +63,8 @@ class Synthesis:
     gradient_scale: float
     record: bool
     mix: float
+    taught: bool
+    values: tuple[Tensor, ...] = ()
     fired: bool = field(default=False)
 
     @property

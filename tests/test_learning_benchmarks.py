@@ -55,6 +55,16 @@ def test_the_cost_of_a_step_is_told_of_every_row(monkeypatch, tmp_path, capsys):
     assert all(row in printed for row in ("backprop", "linear", "zero"))
 
 
+def test_errors_are_told_of_every_way_to_unlock(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "errors.json"
+    run(monkeypatch, "unlocked", f"--hidden 2 --batch 16 --epochs 2 --steps 2 --json {path}")
+    printed, found = capsys.readouterr().out, json.loads(path.read_text())
+    assert [each["row"] for each in found] == ["backprop", "local", "asynchronous", "forward"]
+    assert [each["steps"] for each in found] == [4, 4, 20, 4]
+    assert all(0 < error < 1 for each in found for error in each["errors"])
+    assert all(each["row"] in printed for each in found)
+
+
 def test_runs_that_are_in_the_file_are_not_run_again(monkeypatch, tmp_path, capsys):
     path = tmp_path / "runs.json"
     options = f"{SMALL['gpt']} --jobs 1 --json {path} --rows"

@@ -148,7 +148,9 @@ def assert_same_run(ours, theirs):
     assert [c.seen for c in ours.callbacks] == [c.seen for c in theirs.callbacks]
 
 
-@pytest.mark.parametrize(("runtime", "stop"), [("backprop", 3), ("local", 7), ("local", 14)])
+@pytest.mark.parametrize(
+    ("runtime", "stop"), [("backprop", 3), ("local", 7), ("local", 14), ("local:update_probability=0.5", 7)]
+)
 @pytest.mark.parametrize("loader", LOADERS)
 def test_it_ends_bit_equal_to_the_run_that_was_not_stopped(runtime, loader, stop, tmp_path):
     whole = trainer_of(runtime, callbacks=[Stopping(0)])

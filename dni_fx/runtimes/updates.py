@@ -67,6 +67,7 @@ class Updates:
         if recipe.autocast is torch.float16:
             self.scaler = GradScaler(self._device)
             self.scaler.scale(torch.zeros((), device=self._device))  # before that it has no scale to tell
+        self._was_scaled = False
         self._waiting: dict[str, Any] = {}
 
     def own(self, name: str, parameters: Iterable[nn.Parameter]) -> None:
@@ -108,6 +109,11 @@ class Updates:
         """Step one optimizer, if it is time and there is one, and let go of the gradients."""
         if self.is_due and name in self.optimizers:
             self._take(self.optimizers[name])
+
+    def catch_up(self, name: str) -> None:
+        """Step one optimizer, if it is time, of which the gradients of earlier batches or readers wait."""
+        if name in self.optimizers and _has_gradients(self.optimizers[name]):
+            self.step(name)
 
     def flush(self) -> None:
         """Step all optimizers now if gradients wait, though batches are missing that were to be added."""
@@ -166,6 +172,7 @@ class Updates:
     def _take(self, optimizer: Optimizer) -> None:
         if self.scaler is not None and _has_gradients(optimizer):
             self.scaler.unscale_(optimizer)
+            self._was_scaled = True
         if self.recipe.clip:
             nn.utils.clip_grad_norm_(_parameters(optimizer), self.recipe.clip)
         if self.scaler is None:
@@ -176,8 +183,9 @@ class Updates:
 
     def _close(self) -> None:
         self.batches = 0
-        if self.scaler is not None:
-            self.scaler.update()
+        if self.scaler is not None and self._was_scaled:
+            self.scaler.update()  # which refuses if there was nothing to scale back
+        self._was_scaled = False
 
     def _schedule_of(self, name: str) -> dict[str, Any] | None:
         return self.schedulers[name].state_dict() if name in self.schedulers else None

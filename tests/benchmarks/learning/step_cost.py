@@ -1,7 +1,7 @@
 """What a step of a cut net costs beside backprop, and what its forward pass costs in eval mode.
 
     python -m tests.benchmarks.learning.step_cost [--hidden 6 21] [--batch 256] [--rows linear,zero]
-        [--labels] [--rounds 100] [--data FILE.npz] [--json FILE]
+        [--interface dni:every=4] [--labels] [--rounds 100] [--data FILE.npz] [--json FILE]
 
 The nets are those of `mnist`, cut after every hidden layer; the rows are synthesizers, which see the labels
 with `--labels`. In every round each takes one step, in turns that begin with another one each time: forward,
@@ -109,12 +109,13 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[6, 21])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rows", nargs="+", default=["linear,zero"], metavar="NAMES")
+    parser.add_argument("--interface", default="dni", help="of all rows")
     parser.add_argument("--labels", action="store_true", help="the synthesizers see the labels")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [Row(name, name, options.labels) for name in names_of(options.rows)]
+    rows = [Row(name, name, options.labels, options.interface) for name in names_of(options.rows)]
     found = [each for hidden in options.hidden for each in measured(hidden, options, rows)]
     Console(width=160).print(table(found))
     if options.json:

@@ -1,0 +1,234 @@
+"""One step through all stages, each of which is updated as soon as its gradients are there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from dni_fx.cutting import CutGraph
+from dni_fx.decoupled import dnis
+from dni_fx.dni import DNI
+from dni_fx.gradients import added
+from dni_fx.runtimes.base import Outcome, Worker
+from dni_fx.segments import Leaving, Segment, segments
+from dni_fx.stage import detached
+from dni_fx.step import Synthesis
+
+
+@dataclass
+class _Held:
+    """A segment that has run forward: what it has read, what it has sent, and what goes up there."""
+
+    segment: Segment
+    leaves: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    sent: list[Tensor] = field(default_factory=list[Tensor])
+    upward: list[Tensor] = field(default_factory=list[Tensor])
+
+    def send(self, values: Sequence[Tensor], upward: Sequence[Tensor | None]) -> None:
+        """Take in values that leave it, and what goes up there; None is zeros.
+
+        Values that hang on nothing that learns in this step are left out.
+        """
+        for value, up in zip(values, upward, strict=True):
+            if value.requires_grad:
+                self.sent.append(value)
+                self.upward.append(torch.zeros_like(value) if up is None else up)
+
+    def run_backward(self) -> None:
+        """Send gradients from what has left it to what it has read, and to its parameters."""
+        if self.sent:
+            torch.autograd.backward(self.sent, self.upward)
+
+
+class Walk:
+    """One step through all stages of a graph, of which those in `chosen` are updated.
+
+    Stages of one segment are updated together, or not at all. The others run forward only. A synthesizer
+    learns if all stages that read from its boundary are updated: only then the whole gradient is there.
+
+    If it `predicts`, stages read what predictors tell of the model's inputs in the place of what other
+    stages send, from which the predictors learn: then no stage needs another one of this step.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        graph: CutGraph,
+        values: dict[str, Any],
+        chosen: Set[int],
+        predicts: bool = False,
+    ) -> None:
+        self.worker = worker
+        self.graph = graph
+        self.values = values
+        self.dnis = dnis(worker.cut)
+        self.segments = tuple(segments(graph.road, self.dnis))
+        together = [[stage.index for stage in segment.stages] for segment in self.segments]
+        self.active = {index for indices in together if indices[-1] in chosen for index in indices}
+        self.readers: dict[str, set[int]] = {
+            spec.name: set(spec.consumers) for spec in graph.marked.specs if not self.dnis[spec.name].mix
+        }
+        self.taught = {
+            spec.name
+            for spec in graph.marked.specs
+            if self.active.issuperset(spec.consumers) and self.dnis[spec.name].wants_truth
+        }
+        self.parts = {spec.name: spec.names for spec in graph.marked.specs}
+        self.boundary = {part: name for name, parts in self.parts.items() for part in parts}
+        self.guesses: dict[str, Synthesis] = {}
+        self.arrived: dict[str, Tensor | None] = {}
+        self.held: list[_Held] = []
+        self.spared = False
+        self.inputs = [value for value in values.values() if _has_batch(value)] if predicts else []
+        self.predicts = predicts
+        self.predicted: dict[str, Tensor] = {}
+
+    def run(self, target: Any) -> Outcome:
+        """Run all stages forward, and backward those that are updated; the loss comes last."""
+        for segment in self.segments:
+            if segment.stages[-1].index in self.active:
+                self._train(segment)
+            else:
+                self._pass_on(segment)
+            for name in itertools.chain.from_iterable(segment.drops):
+                self.values.pop(name, None)
+        outputs = pytree.tree_unflatten(self.graph.road.result(self.values), self.graph.capture.out_spec)
+        with self.worker.updates.autocast():
+            loss = self.worker.recipe.loss(outputs, target)
+        for dni in self.dnis.values():
+            dni.hear(loss)
+        self._end(loss)
+        for dni in self.dnis.values():
+            dni.step()  # those that had to hear the loss first
+        self._step_free_learners()
+        for stage in self.graph.road.stages:
+            if stage.index not in self.active:
+                self.worker.updates.catch_up(stage_name(stage.index))
+        return Outcome(loss.detach(), outputs)
+
+    def _end(self, loss: Tensor) -> None:
+        """Run backward from the loss through the segments that waited for it."""
+        if not self.held:
+            return
+        sent = [value for held in self.held for value in held.sent]
+        upward = [up for held in self.held for up in held.upward]
+        if loss.requires_grad or not self.spared:
+            self.worker.updates.backward([loss, *sent], [None, *upward])
+        elif sent:
+            torch.autograd.backward(sent, upward)
+        for held in self.held:
+            self._finish(held)
+
+    def _train(self, segment: Segment) -> None:
+        """Run a segment forward and, if it need not wait for the loss, backward, and step."""
+        values, held, leaving = (
+            self.values | self._told(segment),
+            _Held(segment),
+            Leaving(keeps=self.predicts),
+        )
+        for name in segment.read_live(values):
+            if self.boundary.get(name) in self.taught:
+                values[name] = held.leaves[name] = values[name].detach().requires_grad_()
+            elif name in self.boundary:
+                values[name] = values[name].detach()  # nobody asks for its gradient
+                self.spared = True
+        with self.worker.updates.autocast():
+            segment.run(values, self.dnis, leaving)
+            held.leaves |= leaving.below
+            for name, sent in leaving.values.items():
+                self.guesses[name], upward = self.dnis[name].guess_up(sent, name in self.taught)
+                held.send(sent, upward)
+        if segment.is_releasable:
+            self._hand_on(segment, values, leaving, keep=False)
+            held.run_backward()
+            self._finish(held)
+        else:
+            self._hand_on(segment, values, leaving, keep=True)
+            self.held.append(held)
+
+    def _pass_on(self, segment: Segment) -> None:
+        """Run a segment forward only; its synthesizers guess where they are to learn from the guess."""
+        values, leaving = self.values | self._told(segment), Leaving(keeps=self.predicts)
+        with self.worker.updates.autocast():
+            with torch.no_grad():
+                segment.run(values, self.dnis, leaving)
+            for name in leaving.values.keys() & self.taught:
+                self.guesses[name] = self.dnis[name].synthesize(
+                    tuple(value.detach() for value in leaving.values[name])
+                )
+        self._hand_on(segment, values, leaving, keep=False)
+
+    def _told(self, segment: Segment) -> dict[str, Tensor]:
+        """The predictions that a segment reads."""
+        names = {name for stage in segment.stages for name in stage.code.part.reads}
+        return {name: self.predicted[name].requires_grad_() for name in names & self.predicted.keys()}
+
+    def _hand_on(self, segment: Segment, values: dict[str, Any], leaving: Leaving, keep: bool) -> None:
+        """Put what a segment has written where later ones read it; boundaries are leaves to them."""
+        for name, real in (leaving.values | leaving.passed).items() if self.predicts else ():
+            self._predict(name, real, segment.stages[-1].index in self.active)
+        written = {name: value for name, value in values.items() if name not in self.values}
+        crossing = {
+            name: written[name].detach().requires_grad_() for name in leaving.below if name in written
+        }
+        if not keep:
+            written = {name: detached(value) for name, value in written.items()}
+        self.values |= written | crossing
+
+    def _predict(self, name: str, real: tuple[Tensor, ...], learns: bool) -> None:
+        """Predict what goes through a boundary, and learn from what has just been computed."""
+        dni = self.dnis[name]
+        if dni.predictor.networks is None:
+            dni.predictor.fill(dni.spec, dni.interface, self.inputs, real[0].device)
+        told = dni.predictor.predict(self.inputs, real, learns)
+        self.predicted |= zip(self.parts[name], told, strict=True)
+
+    def _finish(self, held: _Held) -> None:
+        """Update stages that have their gradients; teach the synthesizers whose readers have all answered."""
+        stages = held.segment.stages
+        for stage in stages:
+            self.worker.updates.step(stage_name(stage.index))
+            for name in stage.crossings:
+                if name not in self.readers:  # it has learned in the backward pass of the segment
+                    self._step(self.dnis[name])
+        here = {stage.index for stage in stages}
+        for name in [name for name in self.parts if self.readers.get(name, set()) & here]:
+            if name in self.taught:
+                self._hear_of(name, held)
+            self.readers[name] -= here
+            if name in self.taught and not self.readers[name]:
+                true = tuple(self.arrived.pop(part) for part in self.parts[name])
+                self.dnis[name].regress(self.guesses.pop(name), true)
+                self._step(self.dnis[name])
+
+    def _hear_of(self, name: str, held: _Held) -> None:
+        """Add what has arrived at a boundary from one segment to what came from others."""
+        for part in self.parts[name]:
+            gradient = held.leaves[part].grad if part in held.leaves else None
+            self.arrived[part] = added([self.arrived.get(part), gradient])
+
+    def _step(self, dni: DNI) -> None:
+        """Update a synthesizer, unless it has still to learn from the loss by the weights it guessed by."""
+        if not dni.waits_for_loss:
+            dni.step()
+
+    def _step_free_learners(self) -> None:
+        """Step the synthesizers that have no optimizer of their own."""
+        for name, dni in self.dnis.items():
+            if dni.optimizer is None and name in self.taught:
+                self.worker.updates.step(f"dni.{name}")
+
+
+def _has_batch(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def stage_name(index: int) -> str:
+    """What the optimizer of a stage is called."""
+    return f"stage {index}"
