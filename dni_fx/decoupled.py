@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import warnings
+from types import MethodType
 from typing import Any
 
 import torch
@@ -111,13 +112,22 @@ def _undressed(model: nn.Module) -> nn.Module:
     if not isinstance(model, Decoupled):
         return model
     twin = object.__new__(type(model).__mro__[2])
-    state = {name: value for name, value in vars(model).items() if name != "_dni"}
+    # A forward that was set since then is somebody's wrapper around ours, as for mixed precision.
+    kept = {name: value for name, value in vars(model).items() if name not in ("_dni", "forward")}
+    state = {name: _bound_anew(value, model, twin) for name, value in kept.items()}
     state["_modules"] = {name: child for name, child in state["_modules"].items() if name != CONTAINER}
     if cutting_of(model).instance_forward is not None:
         state["forward"] = cutting_of(model).instance_forward
     state.pop("_ddp_params_and_buffers_to_ignore", None)
     twin.__dict__.update(state)
     return twin
+
+
+def _bound_anew(value: Any, model: Decoupled, twin: nn.Module) -> Any:
+    """The same method of the twin, if the value is one of the model; else the value."""
+    if not (isinstance(value, MethodType) and value.__self__ is model):
+        return value
+    return twin.forward if value.__func__ is type(model).forward else MethodType(value.__func__, twin)
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -161,6 +171,8 @@ def _with_cuts(cls: type[nn.Module]) -> type[Decoupled]:
     def forward(self: Decoupled, *args: Any, **kwargs: Any) -> Any:
         return Decoupled.forward(self, *args, **kwargs)
 
+    # Who takes wrappers off a forward (accelerate does) must not take off this one.
+    vars(forward)["__signature__"] = inspect.signature(vars(forward).pop("__wrapped__"))
     names = {
         "forward": forward,
         "__doc__": inspect.getdoc(cls),

@@ -49,6 +49,15 @@ class Sums:
         guess_squares, products, target_squares = (tuple(figures[at:end:3]) for at in range(3))
         return Sums(guess_squares, products, target_squares, tuple(figures[end:]))
 
+    def scaled(self, guess: float, target: float) -> Sums:
+        """The sums of guesses and targets that are so many times as large."""
+        return Sums(
+            tuple(square * guess**2 for square in self.guess_squares),
+            tuple(product * guess * target for product in self.products),
+            tuple(square * target**2 for square in self.target_squares),
+            self.units,
+        )
+
     @property
     def is_guess_finite(self) -> bool:
         """Whether every element of the guess is finite, and its square."""

@@ -139,7 +139,7 @@ class DNI(Pupil):
         taught = taught and self.is_due
         stale = taught and self.interface.stale > 0
         learns = taught and self.learns and not stale and not now.exact
-        guess = self.ask(values, now.context, now.batch, learns)
+        guess = self.ask(values, now.context, learns)
         made = Synthesis(
             guess.gradients,
             self.scale.units(),
@@ -173,14 +173,17 @@ class DNI(Pupil):
             return tuple(true)
         if self.learner.silent:
             return tuple(None if t is None else mix * t if mix else torch.zeros_like(t) for t in true)
-        factor = (1 - mix) * self.interface.scale * synthesis.gradient_scale / synthesis.batch
+        factor = (1 - mix) * self.interface.scale * synthesis.gradient_scale
         result: list[Tensor] = []
         for guess, value, exact, unit in zip(synthesis.gradients, values, true, synthesis.units, strict=True):
             guess = guess.detach().to(wide(guess))  # a mean loss makes gradients too small for half precision
-            guess = _bounded(guess, self.interface.clip, unit if synthesis.natural else torch.ones_like(unit))
-            # A number and a tensor of float32 would be multiplied in float32.
-            up = guess * factor if synthesis.natural else guess * (unit * factor).to(guess.dtype)
-            up = up.to(value.dtype)
+            own = unit / synthesis.batch if synthesis.natural else torch.ones_like(unit)
+            guess = _bounded(guess, self.interface.clip, own)
+            if not synthesis.natural:  # a number and a tensor of float32 would be multiplied in float32
+                guess = guess * (unit * (factor / synthesis.batch)).to(guess.dtype)
+            elif factor != 1:  # else no second tensor of this size is there while the stage runs backward
+                guess = guess * factor
+            up = guess.to(value.dtype)
             result.append(up if mix == 0 or exact is None else up + mix * exact)
         return tuple(result)
 

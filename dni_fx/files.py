@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from dni_fx.errors import FileError
+
+
+def check_place(path: Path | None) -> None:
+    """Do nothing if a file can be written there, so that no one waits for work that is then lost.
+
+    Raises:
+        FileError: it cannot.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise FileError(f"cannot write {path}: it is a folder. Name a file in it.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {path.parent}: {error.strerror or error}.") from None
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -57,16 +57,14 @@ class Pupil(nn.Module):
         """Whether the mix is still to change with the number of true gradients that have arrived."""
         return self.scale.count < self.interface.warmup + self.interface.fade
 
-    def ask(self, values: tuple[Tensor, ...], context: Tensor | None, batch: int, learns: bool) -> Guess:
-        """The learner's guess for detached values, per sample; with a graph to its parameters if it `learns`.
+    def ask(self, values: tuple[Tensor, ...], context: Tensor | None, learns: bool) -> Guess:
+        """The learner's guess for detached values, with a graph to its parameters if it `learns`.
 
         Raises:
             SynthesizerError: a guess has not the shape of its value.
         """
         with torch.set_grad_enabled(learns):
             guess = self.learner(values, context)
-            if guess.natural:  # per sample, as everything that is compared
-                guess = guess._replace(gradients=tuple(each * batch for each in guess.gradients))
         for value, gradient, known in zip(values, guess.gradients, self.spec.values, strict=True):
             if gradient.shape != value.shape:
                 raise SynthesizerError(
@@ -92,23 +90,23 @@ class Pupil(nn.Module):
         synthesis.fired = True
         if not (synthesis.taught and (self.learns or synthesis.record or self.is_scheduled)):
             return
-        factor = synthesis.batch / synthesis.gradient_scale
-        targets = [
-            torch.zeros_like(g, dtype=wide(g)) if t is None else t.detach().to(wide(g)) * factor
+        truths = [
+            torch.zeros_like(g, dtype=wide(g)) if t is None else t.detach().to(wide(g))
             for g, t in zip(synthesis.gradients, true, strict=True)
         ]
         if synthesis.values:
-            kept = Kept(synthesis.values, tuple(targets), synthesis.context, synthesis.batch)
+            targets = tuple(truth * synthesis.true_size for truth in truths)
+            kept = Kept(synthesis.values, targets, synthesis.context, synthesis.batch)
             synthesis.values = ()
             if (earlier := self.late.exchange(kept, self.interface.stale)) is None:
                 return
-            synthesis, targets = self._again(synthesis, earlier)
-        self._study(synthesis, targets)
+            synthesis, truths = self._again(synthesis, earlier)
+        self._study(synthesis, truths)
 
     def _again(self, synthesis: Synthesis, earlier: Kept) -> tuple[Synthesis, Sequence[Tensor]]:
-        """A guess by the learner as it is now for an earlier batch, and the targets that arrived there."""
+        """A guess by the learner as it is now for an earlier batch, and the truth that arrived there."""
         kept = earlier.moved(lambda tensor: tensor.to(synthesis.units.device))
-        guess = self.ask(kept.values, kept.context, kept.batch, self.learns)
+        guess = self.ask(kept.values, kept.context, self.learns)
         made = replace(
             synthesis,
             gradients=guess.gradients,
@@ -119,19 +117,20 @@ class Pupil(nn.Module):
             context=kept.context,
             batch=kept.batch,
         )
-        return made, kept.targets
+        return made, [target / made.true_size for target in kept.targets]
 
-    def _study(self, synthesis: Synthesis, targets: Sequence[Tensor]) -> None:
-        """Compare a guess with its targets, and learn from them."""
+    def _study(self, synthesis: Synthesis, truths: Sequence[Tensor]) -> None:
+        """Compare a guess with the truth, and learn from it."""
         own = torch.ones_like(synthesis.units) if synthesis.natural else synthesis.units
-        sums = Sums.of(synthesis.gradients, targets, own)
+        # Sums are scaled, not the tensors: a head that does not learn from the truth needs no copies of them.
+        sums = Sums.of(synthesis.gradients, truths, own).scaled(synthesis.size, synthesis.true_size)
         if sums.is_target_finite:
             self.scale.observe(
-                [s / max(t.numel(), 1) for s, t in zip(sums.target_squares, targets, strict=True)]
+                [s / max(t.numel(), 1) for s, t in zip(sums.target_squares, truths, strict=True)]
             )
-        self._diagnose(synthesis, targets, sums)
+        self._diagnose(synthesis, truths, sums)
         if sums.is_target_finite and sums.is_guess_finite:
-            self._learn_from(synthesis, targets)
+            self._learn_from(synthesis, truths)
         synthesis.gradients, synthesis.objective, synthesis.learned = (), None, None
 
     def hear(self, loss: Tensor) -> None:
@@ -150,22 +149,23 @@ class Pupil(nn.Module):
             self.optimizer.settings = self.interface  # which may have been changed since
             self.optimizer.step(list(self.learner.parameters()), self.learner.pace)
 
-    def _learn_from(self, synthesis: Synthesis, targets: Sequence[Tensor]) -> None:
+    def _learn_from(self, synthesis: Synthesis, truths: Sequence[Tensor]) -> None:
         units = self.scale.units()
         units = torch.where(units > 0, units, torch.inf)  # of zeros there is no unit, and nothing to learn
         if isinstance(self.learner, Remembering):
-            scaled = tuple(t / unit.to(t.dtype) for t, unit in zip(targets, units, strict=True))
+            pairs = zip(truths, units, strict=True)
+            scaled = tuple(t * synthesis.true_size / unit.to(t.dtype) for t, unit in pairs)
             self.learner.remember(scaled, synthesis.context)
         heads: list[Tensor] = []
         ups: list[Tensor | None] = []
-        for guess, target, unit in zip(synthesis.gradients, targets, units, strict=True):
-            if guess.requires_grad:
-                unit = unit.to(target.dtype)
-                own = guess.detach().to(target.dtype)
-                error = (own - target) / unit if synthesis.natural else own - target / unit
+        for head, truth, unit in zip(synthesis.gradients, truths, units, strict=True):
+            if head.requires_grad:
+                unit = unit.to(truth.dtype)
+                own, target = head.detach().to(truth.dtype), truth * synthesis.true_size
+                error = (own * synthesis.size - target) / unit if synthesis.natural else own - target / unit
                 slope = error.mul_(2 / max(error.numel(), 1))  # of the mean of squares
-                heads.append(guess)
-                ups.append((slope / unit if synthesis.natural else slope).to(guess.dtype))
+                heads.append(head)
+                ups.append((slope * (synthesis.size / unit) if synthesis.natural else slope).to(head.dtype))
         if synthesis.objective is not None and synthesis.objective.requires_grad:
             heads.append(synthesis.objective)
             ups.append(None)
@@ -174,10 +174,10 @@ class Pupil(nn.Module):
         if synthesis.learned is not None:
             self._add(synthesis.learned, synthesis.gradient_scale)
 
-    def _diagnose(self, synthesis: Synthesis, targets: Sequence[Tensor], sums: Sums) -> None:
+    def _diagnose(self, synthesis: Synthesis, truths: Sequence[Tensor], sums: Sums) -> None:
         finite = sums.is_target_finite and sums.is_guess_finite
         cosine = sums.cosine
-        elements = max(sum(target.numel() for target in targets), 1)
+        elements = max(sum(truth.numel() for truth in truths), 1)
         if self.learns and (not finite or any(sums.target_squares)):
             self.guard.patience = self.interface.guard
             is_wild = not synthesis.natural and sums.error > _WILD
@@ -186,7 +186,7 @@ class Pupil(nn.Module):
         if synthesis.record:
             self.diagnosis = Diagnosis(
                 cosine,
-                sign_agreement(synthesis.gradients, targets),
+                sign_agreement(synthesis.gradients, truths),
                 sums.error,
                 (sum(sums.target_squares) / elements) ** 0.5,
                 synthesis.mix,

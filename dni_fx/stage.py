@@ -27,7 +27,7 @@ class Code:
 
 
 class Stage:
-    """What one stage reads, computes, writes, and the parameters that it owns."""
+    """What one stage reads, computes, writes, and the parameters and buffers that it owns."""
 
     def __init__(self, tree: nn.Module, part: Part) -> None:
         self.code = Code(part, compile_graph(part.graph))
@@ -73,6 +73,16 @@ class Stage:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that the stage reads, each once."""
         return [vars(owner)["_parameters"][leaf] for owner, leaf in self._owners]
+
+    def named_buffers(self) -> dict[str, Tensor]:
+        """The buffers that the stage reads, by their names in the model; tied ones once."""
+        names = self.code.part.buffers
+        return {name: self.tree.get_buffer(name) for name in names}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The stage's part of the model's state dict, under the same keys; tied weights once."""
+        found = {**self.named_parameters(), **self.named_buffers()}
+        return {name: tensor.detach() for name, tensor in found.items()}
 
     def reads(self, values: Mapping[str, Any]) -> list[Any]:
         """What the stage takes from the values there are, in its own order."""

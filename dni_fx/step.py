@@ -44,8 +44,9 @@ class Step:
 
 @dataclass
 class Synthesis:
-    """One guess: per-sample gradients, the units that they are in, and what they were made for.
+    """One guess: gradients, the units that they are in, and what they were made for.
 
+    Gradients are per sample; `natural` ones are of the mean over the batch, as they go up.
     `learned` holds what each parameter of the learner is to learn from this guess whatever the truth is,
     and `loss` what the learner thinks the loss is. One that is not `taught` is never compared with the truth.
     `values` are copies of what it was made from, where the truth is to wait for later batches.
@@ -65,3 +66,13 @@ class Synthesis:
     taught: bool
     values: tuple[Tensor, ...] = ()
     fired: bool = field(default=False)
+
+    @property
+    def size(self) -> int:
+        """What makes gradients of samples, as everything is that is compared, of the guess."""
+        return self.batch if self.natural else 1
+
+    @property
+    def true_size(self) -> float:
+        """What makes gradients of samples of the true gradient."""
+        return self.batch / self.gradient_scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,13 @@ from dni_fx.interface import Interface
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.policies import POLICIES, Policy
 from dni_fx.program import FrontEnd, Program
-from dni_fx.runtimes import Loss
 from dni_fx.saving import inference_program, open_cut
 from dni_fx.saving import save as write_cut
 from dni_fx.sheet import described
 from dni_fx.sources import program_of, without_numbers
 from dni_fx.stage import Stage
 from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
-from dni_fx.training.callbacks import Told
-from dni_fx.training.reports import Epoch, Training
-from dni_fx.training.trainer import Trainer
+from dni_fx.training.run import train as train
 from passes import Plan, parse
 
 DEFAULT_PLAN = "balanced:stages=2"
@@ -151,45 +148,6 @@ def decouple_(model: nn.Module, inputs: Inputs | None = None, **options: Any) ->
     if cutting.program.example is not None:
         prepare(cut, cutting.program.example)
     return cut
-
-
-def train(
-    cut: Decoupled,
-    batches: Iterable[Any],
-    *,
-    loss: Loss,
-    epochs: int = 1,
-    observe: Callable[[int, Epoch], None] | None = None,
-    validation: Iterable[Any] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    every: int = 0,
-    resume: bool = False,
-    progress: bool = True,
-    log_dir: str | os.PathLike[str] | None = None,
-    **options: Any,
-) -> Training:
-    """Train a cut model on batches, each a pair of inputs and targets, and report what was measured.
-
-    `observe` is called with the number and the figures of every epoch that has ended. What else there is to
-    say is as for `Trainer`, which takes the `options`, and its `fit`.
-
-    Raises:
-        StageError: the runtime cannot train this model, or there are no batches.
-        FileError: the checkpoint cannot be written or read, or is there and not to be resumed.
-        DniError: the figures are to be logged, and tensorboard is not installed or cannot write there.
-    """
-    trainer = Trainer(cut, loss=loss, **options)
-    trainer.callbacks += [] if observe is None else [Told(observe)]
-    return trainer.fit(
-        batches,
-        epochs,
-        validation=validation,
-        checkpoint=checkpoint,
-        every=every,
-        resume=resume,
-        progress=progress,
-        log_dir=log_dir,
-    )
 
 
 def verify(cut: Decoupled, inputs: Inputs | None = None, *, context: Tensor | None = None) -> Report:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
 from passes.anchors import anchor_of
 from passes.boundary import boundaries, sides
@@ -19,7 +19,7 @@ from passes.values import value_of
 
 @dataclass(frozen=True)
 class Part:
-    """One stage of a graph: what it reads, what it writes, and the parameters it owns.
+    """One stage of a graph: what it reads, what it writes, and the parameters and buffers it owns.
 
     The placeholders of `graph` are `reads` and its output is the tuple of `writes`. A value that
     crosses a boundary has the name that `BoundarySpec.names` gives it on both sides; any other has its
@@ -34,6 +34,7 @@ class Part:
     crossings: Mapping[str, tuple[str, ...]]
     outputs: tuple[str, ...]
     parameters: tuple[str, ...]
+    buffers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class _Splitter:
         self.names = {node: known.get(node) or _apart(node, taken) for node in gm.graph.nodes}
         self.returned = set(next(iter(reversed(gm.graph.nodes))).all_input_nodes)
         self.parameters = {id(parameter): name for name, parameter in gm.named_parameters()}
+        self.buffers = {id(buffer): name for name, buffer in gm.named_buffers()}
 
     def work(self, computed: list[fx.Node]) -> defaultdict[int, list[fx.Node]]:
         """The nodes that each stage computes, copies among them."""
@@ -137,7 +139,8 @@ class _Splitter:
             tuple(writes),
             self.crossings[index],
             tuple(self.names[node] for node in outputs),
-            tuple(self._parameters_of([*attributes, *mine])),
+            self._state_of([*attributes, *mine], self.parameters),
+            self._state_of([*attributes, *mine], self.buffers),
         )
 
     def _places(self, node: fx.Node) -> set[int]:
@@ -159,21 +162,21 @@ class _Splitter:
                 writes[self.names[node]] = node
         return writes
 
-    def _parameters_of(self, nodes: Iterable[fx.Node]) -> Iterable[str]:
-        """Full names of the parameters that these nodes read, each once."""
+    def _state_of(self, nodes: Iterable[fx.Node], names: dict[int, str]) -> tuple[str, ...]:
+        """Full names of the parameters, or of the buffers, that these nodes read, each once."""
         seen: dict[str, None] = {}
         for node in nodes:
             target = str(node.target)
             if node.op == "call_module":
-                found = self.gm.get_submodule(target).parameters()
+                module = self.gm.get_submodule(target)
+                found = [*module.parameters(), *module.buffers()]
             elif node.op == "get_attr":
                 owner, _, leaf = target.rpartition(".")
-                attribute = getattr(self.gm.get_submodule(owner), leaf)
-                found = [attribute] if isinstance(attribute, nn.Parameter) else []
+                found = [getattr(self.gm.get_submodule(owner), leaf)]
             else:
                 continue
-            seen |= dict.fromkeys(self.parameters[id(p)] for p in found)
-        return seen
+            seen |= dict.fromkeys(names[id(each)] for each in found if id(each) in names)
+        return tuple(seen)
 
 
 def _named(returned: Any, names: dict[fx.Node, str]) -> tuple[Any, ...]:

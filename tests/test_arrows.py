@@ -37,12 +37,14 @@ def test_imports_stay_light(package, may_not_load):
 
 
 DOCUMENTED = [
+    "Callback",
     "Decoupled",
     "DniError",
     "GraphError",
     "Interface",
     "Plan",
     "Program",
+    "Trainer",
     "accuracy",
     "boundaries",
     "capture",

@@ -1,15 +1,19 @@
 """One test for each bug that was there once, and why it was one."""
 
 import copy
+import functools
+import inspect
+from types import MethodType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import dni_fx
-from dni_fx.decoupled import detach
+from dni_fx.decoupled import cutting_of, detach
 from dni_fx.errors import CaptureError
-from tests.equality import assert_same, seeded
+from tests.equality import assert_same, copied, seeded
 from tests.stirred import stirred_zoo
 from tests.zoo import made, resized
 from tests.zoo.plain import Chain
@@ -134,3 +138,77 @@ def test_a_batch_size_that_len_makes_a_number_of_holds_for_that_batch_alone():
     cut = dni_fx.decouple(copy.deepcopy(model), inputs)
     for batch in (3, 5):
         assert_same(seeded(cut, resized(inputs, batch)), seeded(model, resized(inputs, batch)))
+
+
+def wrapped_for_mixed_precision(model):
+    """What `accelerate` does to a model: its forward runs under autocast, and the old one is kept."""
+    model._original_forward = model.forward
+    forward = functools.wraps(model.forward)(torch.autocast("cpu", torch.bfloat16)(model.forward.__func__))
+    model.forward = MethodType(forward, model)
+    return model
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_forward_that_was_wrapped_around_a_drop_in_is_not_the_models_own(at_once):
+    """The copy that was to be captured had the wrapper, and called the drop-in, which captured itself."""
+    model, (x,) = made("chain")
+    model, x = model.float(), x.float()
+    cut = dni_fx.decouple(copy.deepcopy(model), (x,) if at_once else None, synthesizer="oracle")
+    wrapped_for_mixed_precision(cut)
+    wrapped_for_mixed_precision(model)
+    assert_same(cut(x), model(x))
+    cut(x).float().sum().backward()
+    model(x).float().sum().backward()
+    assert_same(*[{n: p.grad for n, p in each.named_parameters()} for each in (cut, model)], tolerance=1e-6)
+    back = dni_fx.recouple(cut)
+    assert "forward" not in vars(back)
+    assert_same(back(x), back._original_forward(x))
+    assert len(dni_fx.boundaries(cut)) == 1
+
+
+def test_a_wrapper_that_is_taken_off_a_drop_in_leaves_the_boundaries_on():
+    """Ours named the model's forward as what it wraps, and went off with those of others."""
+    model, (x,) = made("chain")
+    cut = wrapped_for_mixed_precision(dni_fx.decouple(model, (x,)))
+    assert inspect.signature(cut.forward) == inspect.signature(model.forward)
+    forward = cut.forward
+    while hasattr(forward, "__wrapped__"):
+        forward = forward.__wrapped__
+    cut.forward = MethodType(getattr(forward, "__func__", forward), cut)
+    steps = int(cut.state_dict()["dni.steps"])
+    cut(x)
+    assert int(cut.state_dict()["dni.steps"]) == steps + 1
+
+
+class TakesAnything(nn.Module):
+    """A loss that may be told how much to divide by, as those of transformers are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6).double(), nn.Linear(6, 4).double()
+
+    def loss(self, out, labels, items=None, **kwargs):
+        total = F.cross_entropy(out, labels, reduction="sum")
+        return total / (len(labels) if items is None else items)
+
+    def forward(self, x, labels, scale=None, **kwargs):
+        out = self.second(self.first(x).tanh())
+        return self.loss(out if scale is None else out * scale, labels, **kwargs)
+
+
+def test_what_goes_into_keyword_arguments_of_any_name_is_exported(tmp_path):
+    """torch.export counted it twice and failed; another front-end took longer, for one batch size each."""
+    model, made = TakesAnything(), []
+    cut = dni_fx.decouple(copied(model), plan="at:after=first", synthesizer="oracle", frontend="export")
+    for batch in (5, 3):
+        x, labels = torch.randn(batch, 6, dtype=torch.float64), torch.randint(4, (batch,))
+        call = {"items": torch.tensor(7), "labels": labels, "scale": torch.tensor(2.0).double(), "x": x}
+        losses = [each(**call) for each in (cut, model)]
+        assert_same(*losses)
+        for loss in losses:
+            loss.backward()
+        made.append(len(cutting_of(cut).program.captures))
+        assert_same(cut.first.weight.grad, model.first.weight.grad, tolerance=1e-10)
+    assert made == [1, 1]
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+    assert_same(dni_fx.load(tmp_path / "cut.pt2")(**call), model(**call))

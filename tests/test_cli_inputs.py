@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import dni_fx
 from dni_fx import demo
 from dni_fx.cli.data import Arrays
 from dni_fx.cli.examples import read_example
+from dni_fx.training.trainer import Trainer
 from tests.commands import MLP, in_an_empty_folder, module, refusal, run
 
 __all__ = ["in_an_empty_folder"]
@@ -153,3 +155,31 @@ def test_example_inputs_have_the_shapes_dtypes_and_bounds_asked_for():
     assert int(b.min()) >= 0
     assert int(read_example("1000:int32")[0].max()) == 1
     assert torch.equal(a, read_example("32x64")[0])
+
+
+@pytest.mark.parametrize("runtime", ["backprop", "local"])
+def test_a_run_that_is_stopped_goes_on_with_the_same_command(runtime, monkeypatch):
+    command = (
+        f"train {MLP} --data dni_fx.demo:clusters --batch-size 100 --epochs 2 --runtime {runtime} "
+        "--accumulate 2 --clip 1 --seed 3 --json --checkpoint run.ckpt --resume --every 1"
+    )
+    whole = json.loads(run(f"{command} -o whole.pt2"))
+    Path("run.ckpt").unlink()
+    take, seen = Trainer.train_on, []
+
+    def stopping(trainer, batch):
+        seen.append(batch)
+        if len(seen) == 8:
+            raise MemoryError
+        return take(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "train_on", stopping)
+    with pytest.raises(MemoryError):
+        run(command)
+    report = json.loads(run(f"{command} -o part.pt2"))
+    for ours, theirs in zip(report["epochs"], whole["epochs"], strict=True):
+        assert ours | {"seconds": 0} == theirs | {"seconds": 0}
+    ours, theirs = (dni_fx.load(f"{name}.pt2").state_dict() for name in ("part", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert "run.ckpt is there already" in refusal(command.replace("--resume", ""))
+    assert "name it with --checkpoint" in refusal(command.replace("--checkpoint run.ckpt", ""))

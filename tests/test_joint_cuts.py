@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 import dni_fx
+from dni_fx.runtimes import Recipe
 from dni_fx.runtimes.backprop import Backprop
 from dni_fx.runtimes.local import Local
-from dni_fx.runtimes.updates import Recipe
 from tests.cells import BATCH, NAME, POLICIES, Cells, cells, joined
 from tests.equality import assert_same, copied, gradients, objective, seeded
 from tests.stirred import through_the_nodes
@@ -110,8 +110,9 @@ def test_after_some_steps_of_sgd_local_has_the_weights_of_the_plain_loop(name, i
     assert any(len(dni.spec.values) > 1 for dni in dni_fx.boundaries(ours).values())
     before = copied(dni_fx.recouple(ours)).state_dict()
     for cut, runtime in ((ours, Local()), (theirs, Backprop())):
-        recipe = Recipe(lambda out, _: objective(out) / 8, lambda p: torch.optim.SGD(p, lr=0.05))
-        worker = runtime.start(cut, recipe)
+        worker = runtime.start(
+            cut, Recipe(lambda out, _: objective(out) / 8, lambda p: torch.optim.SGD(p, lr=0.05))
+        )
         for _ in range(5):
             worker.step(inputs, {}, None, None)
     state = dict(dni_fx.recouple(theirs).state_dict())

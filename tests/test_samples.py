@@ -15,6 +15,9 @@ import dni_fx
 FOLDER = Path(__file__).parents[1] / "samples"
 SAMPLES = sorted(FOLDER.glob("*.py"))
 MAY_IMPORT = {"dni_fx", "torch", "numpy", "sklearn", "argparse", "pathlib"}
+# A sample of a trainer imports its package, a callback, and what keeps that package still.
+TRAINERS = {"with_lightning": "pytorch_lightning", "with_transformers": "transformers"}
+MORE = {"logging", "warnings", "tempfile"}
 
 each = pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 
@@ -43,9 +46,11 @@ def test_a_sample_imports_only_the_library_torch_and_its_data(sample):
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module)
     packages = {name.partition(".")[0] for name in found}
-    assert packages <= MAY_IMPORT | {path.stem for path in SAMPLES}
+    trainer = {TRAINERS[sample.stem]} | MORE if sample.stem in TRAINERS else set()
+    assert packages <= MAY_IMPORT | {path.stem for path in SAMPLES} | trainer
     assert "dni_fx" in packages or sample.stem == "nets"
-    assert not any(name.startswith("dni_fx.") for name in found)  # the verbs are enough
+    inner = {name for name in found if name.startswith("dni_fx.")}  # elsewhere the verbs are enough
+    assert inner == {f"dni_fx.integrations.{sample.stem.removeprefix('with_')}" for _ in trainer}
 
 
 def test_digits_prints_one_table_and_writes_the_files_that_it_names(tmp_path):
@@ -67,6 +72,24 @@ def test_local_reports_each_epoch_and_an_accuracy_far_above_chance(tmp_path):
     printed = python(tmp_path, FOLDER / "local.py", "--epochs", "2")
     assert printed.count("\nepoch ") == 2
     assert float(printed.split()[-1]) > 0.5
+    assert not list(tmp_path.iterdir())
+
+
+def test_lightning_trains_a_net_far_above_chance_and_prints_its_figures(tmp_path):
+    printed = python(tmp_path, FOLDER / "with_lightning.py", "--epochs", "2")
+    figures = {name: float(value) for name, value in map(str.split, printed.splitlines())}
+    assert figures["accuracy"] > 0.6
+    assert sum(name.startswith("cosine/net.") for name in figures) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_trainer_of_transformers_trains_a_net_and_logs_its_figures(tmp_path):
+    printed = python(tmp_path, FOLDER / "with_transformers.py", "--steps", "20")
+    entries = [ast.literal_eval(line) for line in printed.splitlines()]
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    assert sum(any(name.startswith("cosine/") for name in entry) for entry in entries) == 2
     assert not list(tmp_path.iterdir())
 
 

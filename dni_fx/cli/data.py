@@ -27,22 +27,45 @@ class Data:
 
 
 class Arrays:
-    """Batches of `size` samples from two tensors, in a new order at every pass if there is a seed."""
+    """Batches of `size` samples from two tensors, in a new order at every pass if there is a seed.
+
+    It says where it is and goes back there, so that a run can be resumed in the middle of a pass.
+    """
 
     def __init__(self, x: Tensor, y: Tensor, size: int, seed: int | None = None) -> None:
         self.x = x
         self.y = y
         self.size = size
         self._draw = None if seed is None else torch.Generator().manual_seed(seed)
+        self._start = self._state()
+        self._at = self._skip = 0
 
     def __len__(self) -> int:
         return -(-len(self.x) // self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._start, at = self._state(), self._skip
+        self._skip = 0
         count = len(self.x)
         order = torch.arange(count) if self._draw is None else torch.randperm(count, generator=self._draw)
-        for part in order.split(self.size):
-            yield self.x[part], self.y[part]
+        parts = order.split(self.size)
+        while at < len(parts):
+            at += 1
+            self._at = at % len(parts)
+            yield self.x[parts[at - 1]], self.y[parts[at - 1]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches of the pass were read, and what its order was drawn from."""
+        return {"at": self._at, "draw": self._start if self._at else self._state()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go back to a state that `state_dict` returned: the next pass is the rest of that one."""
+        self._skip = state_dict["at"]
+        if self._draw is not None:
+            self._draw.set_state(state_dict["draw"])
+
+    def _state(self) -> Tensor | None:
+        return None if self._draw is None else self._draw.get_state()
 
 
 def read_data(text: str, size: int, seed: int, dtype: torch.dtype) -> Data:

@@ -11,10 +11,11 @@ from dni_fx import verbs
 from dni_fx.cli import options
 from dni_fx.cli.models import cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
-from dni_fx.cli.output import check_place, save, say_json
+from dni_fx.cli.output import save, say_json
 from dni_fx.crossing import crossings_of
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import DniError
+from dni_fx.files import check_place
 
 NAME = "decouple"
 EXAMPLE = "dni-fx decouple dni_fx.demo:mlp --plan balanced:stages=3 --synthesizer mlp:hidden=64 -o cut.pt2"

@@ -11,7 +11,8 @@ from dni_fx import verbs
 from dni_fx.cli import options
 from dni_fx.cli.models import cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
-from dni_fx.cli.output import check_place, say_json
+from dni_fx.cli.output import say_json
+from dni_fx.files import check_place
 
 NAME = "export"
 EXAMPLE = "dni-fx export dni_fx.demo:mlp --plan balanced:stages=3 -o model.onnx"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,29 +16,11 @@ from rich.table import Table
 
 from dni_fx import verbs
 from dni_fx.decoupled import Decoupled
-from dni_fx.errors import FileError
 from passes import Plan
 from passes.bytes import show_bytes
 
 _WIDE = 10_000
 """Columns that a file or a pipe has: enough for any line."""
-
-
-def check_place(path: Path | None) -> None:
-    """Do nothing if a file can be written there, so that no one waits for work that is then lost.
-
-    Raises:
-        FileError: it cannot.
-    """
-    if path is None:
-        return
-    if path.is_dir():
-        raise FileError(f"cannot write {path}: it is a folder. Name a file in it.")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {path.parent}: {error.strerror or error}.") from None
 
 
 def save(cut: Decoupled, path: Path) -> None:

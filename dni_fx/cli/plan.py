@@ -17,11 +17,11 @@ from dni_fx.calls import Call
 from dni_fx.cli import options
 from dni_fx.cli.models import Opened, captured, open_model, read_exported, read_plan
 from dni_fx.cli.options import ModelRequest
-from dni_fx.cli.output import check_place, say_json, say_nodes
+from dni_fx.cli.output import say_json, say_nodes
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.describe import plan_of, refuse_misfit
 from dni_fx.errors import DniError
-from dni_fx.files import write_whole
+from dni_fx.files import check_place, write_whole
 from dni_fx.overlay import write_overlay
 from dni_fx.pricing import price_all
 from dni_fx.sheet import Sheet, sheet_of

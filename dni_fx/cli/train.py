@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from enum import StrEnum
-from functools import partial
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
 
 import torch
 import typer
@@ -15,14 +13,16 @@ from torch import nn
 
 from dni_fx import verbs
 from dni_fx.board import check_board
-from dni_fx.cli import losses, options
+from dni_fx.cli import losses, options, training
 from dni_fx.cli.data import Arrays, Data, first_inputs, read_data
 from dni_fx.cli.losses import LossName
 from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
-from dni_fx.cli.output import check_place, save, say_json
+from dni_fx.cli.output import save, say_json
+from dni_fx.cli.training import OptimizerName, Precision
 from dni_fx.decoupled import Decoupled
-from dni_fx.errors import CaptureError, DniError
+from dni_fx.errors import CaptureError, DniError, FileError
+from dni_fx.files import check_place
 from dni_fx.modes import eval_mode
 from dni_fx.plot import check_plot, write_plot
 from dni_fx.program import Program
@@ -35,55 +35,26 @@ NAME = "train"
 EXAMPLE = "dni-fx train dni_fx.demo:mlp --data dni_fx.demo:clusters --plan balanced:stages=3 -o trained.pt2"
 
 
-class OptimizerName(StrEnum):
-    """What moves the weights."""
-
-    ADAM = "adam"
-    SGD = "sgd"
-
-
-_OPTIMIZERS: dict[OptimizerName, Any] = {
-    OptimizerName.ADAM: torch.optim.Adam,
-    OptimizerName.SGD: torch.optim.SGD,
-}
-
-
 def run(
     model: options.ModelText,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="DATA",
-            help="A .npz file with x_train, y_train (and x_test, y_test) or x, y; or package.module:"
-            "function, which returns such arrays as a dictionary or tuple, or batches.",
-            show_default=False,
-        ),
-    ],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch, where DATA is arrays.")] = 32,
-    lr: Annotated[float, typer.Option(min=0.0, help="The learning rate of the optimizer.")] = 1e-3,
-    optimizer: Annotated[
-        OptimizerName, typer.Option(help="What moves the model's weights.")
-    ] = OptimizerName.ADAM,
-    loss: Annotated[LossName, typer.Option(help="What to minimize.")] = LossName.CROSS_ENTROPY,
-    runtime: Annotated[
-        str, typer.Option(metavar="SPEC", help="How the stages run, such as local.")
-    ] = "backprop",
-    labels: Annotated[
-        bool, typer.Option("--labels", help="Show the labels to the synthesizers (cDNI).")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Decides the order of the samples, and dropout.")] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Save the trained model to this .pt2 file."),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw how loss and synthesizers went: .png or .svg."),
-    ] = None,
-    tensorboard: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the figures of every step for TensorBoard.")
-    ] = None,
+    data: training.DataText,
+    epochs: training.Epochs = 1,
+    batch_size: training.BatchSize = 32,
+    lr: training.Rate = 1e-3,
+    optimizer: training.Optimizer = OptimizerName.ADAM,
+    loss: training.Loss = LossName.CROSS_ENTROPY,
+    runtime: training.RuntimeText = "backprop",
+    labels: training.Labels = False,
+    clip: training.Clip = 0.0,
+    accumulate: training.Accumulate = 1,
+    precision: training.PrecisionName = Precision.FULL,
+    seed: training.Seed = 0,
+    output: training.Output = None,
+    checkpoint: training.Checkpoint = None,
+    every: training.Every = 0,
+    resume: training.Resume = False,
+    plot: training.Plot = None,
+    tensorboard: training.Tensorboard = None,
     weights: options.Weights = None,
     example: options.Example = "",
     allow_pickle: options.AllowPickle = False,
@@ -98,7 +69,7 @@ def run(
     Reports the loss, the accuracy and the cosine of synthetic and true gradient at each boundary. A model
     that is not cut yet is cut first.
     """
-    _check(output, plot, tensorboard)
+    _check(output, plot, tensorboard, checkpoint, resume)
     opened = open_model(ModelRequest(model, weights, example, allow_pickle))
     read = read_data(data, batch_size, seed, _dtype(opened.model))
     if opened.example is None and not isinstance(opened.model, Decoupled | Program):
@@ -106,24 +77,42 @@ def run(
     cut = cut_model(opened, CutRequest.of(plan, synthesizer, interface, frontend))
     torch.manual_seed(seed)
     _rehearse(cut, read, data, loss)
-    training = verbs.train(
-        cut,
-        read.train,
-        loss=_loss(loss),
-        runtime=runtime,
-        optimizer=partial(_OPTIMIZERS[optimizer], lr=lr),
-        epochs=epochs,
-        metrics=_metrics(loss),
-        labels_as_context=labels,
-        observe=None if as_json else _say_epoch,
-        log_dir=tensorboard,
-    )
+    with _told_to_resume(checkpoint):
+        done = verbs.train(
+            cut,
+            read.train,
+            loss=_loss(loss),
+            runtime=runtime,
+            optimizer=optimizer.factory(lr),
+            clip=clip,
+            accumulate=accumulate,
+            autocast=precision.dtype,
+            epochs=epochs,
+            metrics=_metrics(loss),
+            labels_as_context=labels,
+            observe=None if as_json else _say_epoch,
+            checkpoint=checkpoint,
+            every=every,
+            resume=resume,
+            log_dir=tensorboard,
+        )
     if output is not None:
         save(cut, output)  # before anything else can fail
     if plot is not None:
-        write_plot(training.history, plot)
+        write_plot(done.history, plot)
     test = evaluate(cut, read.test, {"loss": _loss(loss), **_metrics(loss)}) if read.test is not None else {}
-    _say(_Report(training, test), output, plot, as_json)
+    _say(_Report(done, test), output, plot, as_json)
+
+
+@contextmanager
+def _told_to_resume(checkpoint: Path | None) -> Generator[None]:
+    """Whoever stops the run is told how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoint is not None and checkpoint.exists():
+            typer.echo(f"dni-fx: stopped; with --resume it goes on from {checkpoint}.", err=True)
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +121,21 @@ class _Report:
     test: Mapping[str, float]
 
 
-def _check(output: Path | None, plot: Path | None, tensorboard: Path | None) -> None:
-    """Do nothing if what is asked for can be written, as far as can be told before the training."""
+def _check(
+    output: Path | None, plot: Path | None, tensorboard: Path | None, checkpoint: Path | None, resume: bool
+) -> None:
+    """Do nothing if what is asked for can be written, as far as can be told before the training.
+
+    Raises:
+        FileError: it cannot.
+        DniError: there is no checkpoint to resume from.
+    """
     check_place(output)
+    check_place(checkpoint)
+    if resume and checkpoint is None:
+        raise DniError("--resume goes on from a checkpoint: name it with --checkpoint FILE.")
+    if checkpoint is not None and checkpoint.exists() and not resume:
+        raise FileError(f"{checkpoint} is there already. Pass --resume to go on from it, or delete it.")
     if plot is not None:
         check_plot(plot)
         check_place(plot)

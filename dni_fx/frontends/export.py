@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,8 +106,12 @@ def _running_in(
     model: nn.Module,
     context: Callable[[], AbstractContextManager[Any]],
     look: Callable[[Any], None] = lambda returned: None,
+    keywords: Iterable[str] = (),
 ) -> Generator[None]:
-    """Inside, the model's forward runs in such a context, and what it returns is looked at."""
+    """Inside, the model's forward runs in such a context, and what it returns is looked at.
+
+    Its signature names the keywords that go into a `**kwargs`.
+    """
     own = vars(model).get("forward")
     forward = model.forward
 
@@ -117,7 +121,8 @@ def _running_in(
         look(returned)
         return returned
 
-    vars(within)["__signature__"] = inspect.signature(forward)  # by which torch.export names the inputs
+    # By it torch.export names the inputs.
+    vars(within)["__signature__"] = _spelled_out(inspect.signature(forward), keywords)
     vars(model)["forward"] = within
     try:
         yield
@@ -125,6 +130,19 @@ def _running_in(
         del vars(model)["forward"]
         if own is not None:
             vars(model)["forward"] = own
+
+
+def _spelled_out(signature: inspect.Signature, keywords: Iterable[str]) -> inspect.Signature:
+    """The signature with a parameter for each keyword in the place of `**kwargs`.
+
+    What a `**kwargs` holds torch.export counts twice where it compares inputs with their dynamic sizes.
+    """
+    named = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    more = [keyword for keyword in keywords if keyword not in signature.parameters]
+    if len(named) == len(signature.parameters) or not all(map(str.isidentifier, more)):
+        return signature
+    spelled = [inspect.Parameter(keyword, inspect.Parameter.KEYWORD_ONLY) for keyword in more]
+    return signature.replace(parameters=[*named, *spelled])
 
 
 def exported(model: nn.Module, call: Call, oblivious: bool = True) -> torch.export.ExportedProgram:
@@ -146,7 +164,7 @@ def exported(model: nn.Module, call: Call, oblivious: bool = True) -> torch.expo
         with (
             size_oblivious(oblivious),
             silence(),
-            _running_in(model, effects.noticed),
+            _running_in(model, effects.noticed, keywords=kwargs),
             _running_in(model, lambda: backwards, backwards.look),
         ):
             program = torch.export.export(

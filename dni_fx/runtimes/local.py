@@ -29,7 +29,8 @@ _UNLOCKS = ("backward", "forward")
 class Local(Runtime):
     """A stage runs forward, gets its synthetic gradient, runs backward and steps before the next one runs.
 
-    Its synthesizers learn when the stages that read from it have run. A parameter that several stages
+    Its gradients are freed with its step, so no more than those of one stage are there at any time. Its
+    synthesizers learn when the stages that read from it have run. A parameter that several stages
     read steps after the last of them. A stage that makes an output of the model waits for the loss. Stages
     with a boundary between them that passes the true gradient (while it warms up, while others have
     their turn, or because its guard has locked it) run backward and step together.

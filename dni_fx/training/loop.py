@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dni_fx.errors import StageError
+from dni_fx.files import check_place
 from dni_fx.history import diagnosed
 from dni_fx.training.batches import Batch, device_of
 from dni_fx.training.callbacks import Callback
@@ -47,8 +48,7 @@ class Loop:
                 "written after epochs only. Pass a DataLoader, or a loader with a state_dict.",
                 stacklevel=3,
             )
-        if not trainer.cut.training:
-            trainer.cut.train()  # a model in train mode may have parts that are to stay in eval mode
+        check_place(self.path)
         trainer.is_stopped = False
         with ExitStack() as stack:
             asked = stack.enter_context(deferred(self.path is not None))

@@ -83,6 +83,8 @@ class Trainer:
 
     def train_on(self, batch: Batch) -> Outcome:
         """Train on one batch that was taken apart."""
+        if not self.cut.training:
+            self.cut.train()  # a model in train mode may have parts that are to stay in eval mode
         context = batch.target if self.labels_as_context else None
         outcome = self.worker.step(batch.args, batch.kwargs, batch.target, context)
         self.steps += 1

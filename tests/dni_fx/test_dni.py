@@ -17,7 +17,9 @@ from dni_fx.runtimes.backprop import Backprop
 from dni_fx.runtimes.local import Local
 from dni_fx.runtimes.updates import Recipe
 from dni_fx.step import Step
+from dni_fx.synthesizers import SYNTHESIZERS
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
+from passes import parse
 from tests.learners import perturb, spec_of
 from tests.stirred import stir
 
@@ -263,3 +265,25 @@ def test_an_interface_that_is_changed_counts_from_then_on():
     dni.step()
     assert torch.equal(value.grad, true)
     torch.testing.assert_close(dni.learner.layer.weight, before, rtol=0, atol=1e-25)
+
+
+@pytest.mark.parametrize("synthesizer", ["local-head", "local-head:regress=1", "critic"])
+def test_the_gradient_of_a_head_goes_up_as_it_is_and_is_compared_per_sample(synthesizer):
+    step = Step(context=torch.tensor([0, 1, 2, 0, 1]), batch=BATCH)
+    choice = parse(synthesizer, SYNTHESIZERS)
+    dni = DNI(spec_of((BATCH, WIDTH), 1, classes=3), choice, Interface(), step)
+    perturb(dni.learner)
+    value = torch.randn(BATCH, WIDTH)
+    synthesis = dni.synthesize((value,))
+    (own,) = synthesis.gradients
+    assert dni.upward(synthesis, (value,), (None,), 0)[0].data_ptr() == own.data_ptr()
+    step.record = True
+    compared = dni.synthesize((value,))
+    dni.regress(compared, (2 * own.detach(),))
+    assert dni.diagnosis.cosine == pytest.approx(1)
+    assert dni.diagnosis.error == pytest.approx(0.5)
+    assert dni.diagnosis.scale == pytest.approx(2 * BATCH * float(own.detach().square().mean().sqrt()))
+    step.gradient_scale = 4.0
+    scaled = dni.synthesize((value,))
+    (up,) = dni.upward(scaled, (value,), (None,), 0)
+    torch.testing.assert_close(up, own.detach() * 4, rtol=0, atol=0)

@@ -44,6 +44,24 @@ def test_a_tied_parameter_steps_after_its_last_reader():
     assert id(cut.layers[0].weight) in owned[-1]
 
 
+def test_gradients_of_no_more_than_one_stage_are_there_at_a_time():
+    cut, (x,) = stirred_zoo("chain", plan="at:after=layers.1+layers.3")
+    of_stages = [list(stage.parameters()) for stage in dni_fx.stages(cut)]
+    seen = []
+
+    def note(*_):
+        seen.append([any(p.grad is not None for p in stage) for stage in of_stages])
+
+    def factory(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        optimizer.register_step_pre_hook(note)
+        return optimizer
+
+    Local().start(cut, Recipe(F.mse_loss, factory)).step((x,), {}, x, None)
+    assert seen == [[True, False, False], [False, True, False], [False, False, True]]
+    assert all(p.grad is None for stage in of_stages for p in stage)
+
+
 def test_a_frozen_parameter_is_in_no_optimizer():
     cut, (x,) = stirred_zoo("frozen-layer", plan="at:after=layers.1+layers.3")
     worker = started(cut)

@@ -124,15 +124,10 @@ def test_in_the_long_run_every_stage_and_synthesizer_learns(name, interface):
 
 
 def test_it_draws_from_a_stream_of_its_own():
-    assert Local(update_probability=0.5, seed=1).chosen(7, 50) == Local(
-        update_probability=0.5, seed=1
-    ).chosen(7, 50)
-    assert Local(update_probability=0.5, seed=1).chosen(7, 50) != Local(
-        update_probability=0.5, seed=2
-    ).chosen(7, 50)
-    assert Local(update_probability=0.5, seed=1).chosen(7, 50) != Local(
-        update_probability=0.5, seed=1
-    ).chosen(8, 50)
+    one, other = (Local(update_probability=0.5, seed=seed) for seed in (1, 2))
+    assert one.chosen(7, 50) == one.chosen(7, 50)
+    assert one.chosen(7, 50) != other.chosen(7, 50)
+    assert one.chosen(7, 50) != one.chosen(8, 50)
     drawn = [len(Local(update_probability=0.2).chosen(step, 10)) for step in range(500)]
     assert 0.18 < sum(drawn) / 5000 < 0.22
     cut, (x,) = stirred_zoo("chain", plan=PLAN)

@@ -76,7 +76,19 @@ def test_running_the_parts_one_after_another_is_running_the_graph(name):
         assert_same(
             stages.result(values), torch.utils._pytree.tree_leaves(wanted, is_leaf=lambda v: v is None)
         )
-    assert {name for part in found.parts for name in part.parameters} <= {n for n, _ in gm.named_parameters()}
+    state = gm.state_dict()
+    for stage in stages.stages:
+        for key, tensor in stage.state_dict().items():
+            assert tensor.data_ptr() == state[key].data_ptr()
+
+
+def test_the_stages_own_the_parameters_and_buffers_that_they_read_under_the_models_keys():
+    model, inputs = made("batch-norm")
+    cut = dni_fx.decouple(model, inputs, plan="balanced:stages=3")
+    owned = [stage.state_dict() for stage in dni_fx.stages(cut)]
+    keys = [key for each in owned for key in each]
+    assert sorted(keys) == sorted(dni_fx.recouple(cut).state_dict())
+    assert any(key.endswith("running_mean") for key in keys)
 
 
 def test_draws_out_of_order_are_noticed():

@@ -1,0 +1,1 @@
+"""Callbacks for the trainers of other packages: one file a package, which is imported by no other module."""
