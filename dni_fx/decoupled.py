@@ -206,13 +206,3 @@ def _state(model: Decoupled) -> dict[str, Any]:
 
 def _blank(cls: type[nn.Module]) -> Decoupled:
     return object.__new__(_with_cuts(cls))
-
-
-def own_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the model itself, without those of synthesizers that update themselves."""
-    own = (
-        {id(p) for dni in dnis(model).values() if dni.optimizer is not None for p in dni.parameters()}
-        if isinstance(model, Decoupled)
-        else set[int]()
-    )
-    return [p for p in model.parameters() if id(p) not in own]

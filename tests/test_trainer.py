@@ -59,6 +59,9 @@ def test_it_is_the_plain_loop_with_clipping_a_schedule_and_accumulated_gradients
             theirs.gradient_scale = 1 / accumulate
             (F.mse_loss(theirs(inputs), target) / accumulate).backward()
             if at % accumulate == 0 or at == len(batches):
+                for parameter in theirs.parameters() if at % accumulate else ():  # an average all the same
+                    if parameter.grad is not None:
+                        parameter.grad *= accumulate / (at % accumulate)
                 if clip:
                     torch.nn.utils.clip_grad_norm_(dni_fx.recouple(theirs).parameters(), clip)
                 optimizer.step()
@@ -212,15 +215,28 @@ def test_the_state_of_another_plan_or_another_way_to_train_is_refused(tmp_path):
         dni_fx.Trainer(other, loss=F.mse_loss).load_state_dict(state)
     with pytest.raises(StageError, match="a run with 0 callbacks, and now there are 1"):
         dni_fx.Trainer(cut, loss=F.mse_loss, callbacks=[Noting(0)]).load_state_dict(state)
-    local = dni_fx.Trainer(cut, loss=F.mse_loss, runtime="local")
-    local.load_state_dict(state)
-    with pytest.raises(StageError, match="no optimizer of stage 0, but of model"):
-        local.step((x, x))
+    with pytest.raises(StageError, match="a run by backprop, and this one is by local"):
+        dni_fx.Trainer(cut, loss=F.mse_loss, runtime="local").load_state_dict(state)
+    before = copy.deepcopy(cut.state_dict())
+    for says, options in {
+        "of Adam, and it is now moved by SGD": {"optimizer": SGD},
+        "another autocast type": {"autocast": torch.float16},
+        "of Adam, and it is now moved by Adam with StepLR": {
+            "scheduler": partial(torch.optim.lr_scheduler.StepLR, step_size=1)
+        },
+    }.items():
+        fresh = {key: value + 1 for key, value in state["model"].items()}
+        with pytest.raises(StageError, match=says):
+            dni_fx.Trainer(cut, loss=F.mse_loss, **options).load_state_dict(state | {"model": fresh})
+    torch.testing.assert_close(cut.state_dict(), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"accumulate": 0}, "accumulate is 1 or more"), ({"clip": -1.0}, "clip is 0 or more")],
+    [
+        ({"accumulate": 0}, "accumulate is a whole number above 0, not 0"),
+        ({"clip": -1.0}, "clip is 0 or more"),
+    ],
 )
 def test_what_makes_no_sense_is_refused(options, says):
     cut, _ = cut_chain()

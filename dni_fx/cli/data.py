@@ -49,10 +49,10 @@ class Arrays:
         count = len(self.x)
         order = torch.arange(count) if self._draw is None else torch.randperm(count, generator=self._draw)
         parts = order.split(self.size)
-        while at < len(parts):
-            at += 1
-            self._at = at % len(parts)
-            yield self.x[parts[at - 1]], self.y[parts[at - 1]]
+        for part in parts[at:]:
+            self._at = at = at + 1
+            yield self.x[part], self.y[part]
+        self._at = 0
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches of the pass were read, and what its order was drawn from."""

@@ -69,7 +69,7 @@ def run(
     Reports the loss, the accuracy and the cosine of synthetic and true gradient at each boundary. A model
     that is not cut yet is cut first.
     """
-    _check(output, plot, tensorboard, checkpoint, resume)
+    _check(output, plot, tensorboard, checkpoint, every, resume)
     opened = open_model(ModelRequest(model, weights, example, allow_pickle))
     read = read_data(data, batch_size, seed, _dtype(opened.model))
     if opened.example is None and not isinstance(opened.model, Decoupled | Program):
@@ -122,7 +122,12 @@ class _Report:
 
 
 def _check(
-    output: Path | None, plot: Path | None, tensorboard: Path | None, checkpoint: Path | None, resume: bool
+    output: Path | None,
+    plot: Path | None,
+    tensorboard: Path | None,
+    checkpoint: Path | None,
+    every: int,
+    resume: bool,
 ) -> None:
     """Do nothing if what is asked for can be written, as far as can be told before the training.
 
@@ -132,6 +137,10 @@ def _check(
     """
     check_place(output)
     check_place(checkpoint)
+    if checkpoint is not None and output is not None and checkpoint.resolve() == output.resolve():
+        raise DniError(f"--output and --checkpoint are both {output}: name two files.")
+    if every and checkpoint is None:
+        raise DniError("--every says how often --checkpoint FILE is written: name the file.")
     if resume and checkpoint is None:
         raise DniError("--resume goes on from a checkpoint: name it with --checkpoint FILE.")
     if checkpoint is not None and checkpoint.exists() and not resume:

@@ -1,7 +1,7 @@
 """Ways to train a cut model. To add one: a file here, and its line in this table."""
 
 from dni_fx.runtimes.base import Outcome, Runtime, Worker
-from dni_fx.runtimes.updates import Loss, OptimizerFactory, Recipe, SchedulerFactory
+from dni_fx.runtimes.recipe import Loss, OptimizerFactory, Recipe, SchedulerFactory
 from passes import Registry
 
 RUNTIMES: Registry[type[Runtime]] = Registry(

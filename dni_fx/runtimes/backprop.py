@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from dni_fx.decoupled import Decoupled, cutting_of, dnis, own_parameters
+from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.runtimes.base import Outcome, Runtime, Worker
-from dni_fx.runtimes.updates import Recipe
+from dni_fx.runtimes.recipe import Recipe
+from passes.boundary import CONTAINER
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,14 @@ class Backprop(Runtime):
 
 
 class _Worker(Worker):
-    def __init__(self, cut: Decoupled, recipe: Recipe) -> None:
-        super().__init__(cut, recipe)
-        self.updates.own("model", own_parameters(cut))
+    @override
+    def prepare(self) -> None:
+        own = {
+            name: parameter
+            for name, parameter in self.cut.named_parameters()
+            if not name.startswith(f"{CONTAINER}.")
+        }
+        self.updates.own("model", own)
 
     @override
     def step(
@@ -41,6 +47,8 @@ class _Worker(Worker):
                 loss = self.recipe.loss(outputs, target)
             for dni in dnis(self.cut).values():
                 dni.hear(loss)
+            self.own_learners()
             updates.backward([loss], [None])
-            updates.step("model")
+            for name in updates.owned:
+                updates.step(name)
         return Outcome(loss.detach(), outputs)

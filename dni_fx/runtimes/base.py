@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from dni_fx.decoupled import Decoupled
-from dni_fx.runtimes.updates import Recipe, Updates
+from dni_fx.decoupled import Decoupled, dnis
+from dni_fx.runtimes.recipe import Recipe
+from dni_fx.runtimes.updates import Updates
 from passes import Named
+from passes.boundary import CONTAINER
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,19 @@ class Worker(abc.ABC):
         self.cut = cut
         self.recipe = recipe
         self.updates = Updates(cut, recipe)
+        self.prepare()
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Make optimizers for what has none yet, such as a new layer, as far as is known before a batch."""
+
+    def own_learners(self) -> None:
+        """Make an optimizer for each synthesizer that has none of its own; they are there after a batch."""
+        for name, dni in dnis(self.cut).items():
+            if dni.optimizer is None:
+                named = dni.learner.named_parameters()
+                mine = {f"{CONTAINER}.{name}.learner.{key}": parameter for key, parameter in named}
+                self.updates.own(f"{CONTAINER}.{name}", mine)
 
     @abc.abstractmethod
     def step(

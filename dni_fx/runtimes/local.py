@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dni_fx.calls import call_of
+from dni_fx.cutting import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.errors import StageError
 from dni_fx.program import signature_of
 from dni_fx.runtimes.aside import AtOnce, Beside
 from dni_fx.runtimes.base import Outcome, Runtime, Worker
-from dni_fx.runtimes.updates import Recipe
-from dni_fx.runtimes.walk import Manner, Walk, stage_name
-from dni_fx.stage import Stage
+from dni_fx.runtimes.recipe import Recipe
+from dni_fx.runtimes.walk import Manner, Walk
 from passes import SpecError
+from passes.boundary import CONTAINER
 from passes.switches import switches_kept
 
 _UNLOCKS = ("backward", "forward")
@@ -82,6 +83,11 @@ class _Worker(Worker):
         super().__init__(cut, recipe)
         self.runtime = runtime
         self.aside = Beside() if runtime.overlap else AtOnce()
+        self._last: tuple[CutGraph, dict[int, list[str]]] | None = None
+
+    @override
+    def prepare(self) -> None:
+        self._last = None  # which stage reads what is known with a graph, and looked at anew for the next one
 
     @override
     def step(
@@ -98,26 +104,41 @@ class _Worker(Worker):
                 "numbers or write to memory in another order than the model does. Use the backprop "
                 "runtime, or a plan that a policy has made."
             )
-        self._prepare(graph.road.stages)
+        due = self._due(graph)
         with self.updates.batch(), switches_kept(), cutting.step.telling_loss():
             with self.updates.autocast():
                 cutting.begin(call, context)
             values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
             chosen = self.runtime.chosen(cutting.step.number, len(graph.road.stages))
-            manner = Manner(chosen, self.runtime.unlock == "forward", self.aside)
+            manner = Manner(due, chosen, self.runtime.unlock == "forward", self.aside)
             return Walk(self, graph, values, manner).run(target)
 
-    def _prepare(self, stages: Sequence[Stage]) -> None:
-        if self.updates.optimizers:
-            return
-        owner: dict[nn.Parameter, int] = {}
+    def _due(self, graph: CutGraph) -> dict[int, list[str]]:
+        """The optimizers that step with each stage: none of their parameters is read in a later one.
+
+        What no stage of this graph reads steps with the last one, if gradients of other batches wait there.
+        """
+        if self._last is not None and self._last[0] is graph:
+            return self._last[1]
+        stages = graph.road.stages
+        self.updates.restore(dict(self.cut.named_parameters()))
+        last: dict[nn.Parameter, int] = {}
+        named: dict[int, dict[str, nn.Parameter]] = {}
         for stage in stages:
-            owner |= {parameter: stage.index for parameter in stage.parameters() if parameter.requires_grad}
-        for index in sorted(set(owner.values())):
-            self.updates.own(stage_name(index), [parameter for parameter, at in owner.items() if at == index])
-        for name, dni in dnis(self.cut).items():
-            if dni.optimizer is None:
-                self.updates.own(f"dni.{name}", list(dni.learner.parameters()))
+            last |= {parameter: stage.index for parameter in stage.parameters() if parameter.requires_grad}
+        for stage in stages:
+            mine = stage.named_parameters().items()
+            named[stage.index] = {name: each for name, each in mine if last.get(each) == stage.index}
+        for index, parameters in named.items():
+            self.updates.own(f"stage {index}", parameters)
+        self.own_learners()
+        due: dict[int, list[str]] = defaultdict(list)
+        for name, owned in self.updates.owned.items():
+            if not name.startswith(f"{CONTAINER}."):
+                read = [last[each] for each in owned.parameters.values() if each in last]
+                due[max(read, default=stages[-1].index)].append(name)
+        self._last = graph, due
+        return due
 
     def _refuse(self) -> None:
         locked = [name for name, dni in dnis(self.cut).items() if dni.synthesizer.exact or dni.interface.mix]

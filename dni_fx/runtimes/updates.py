@@ -1,8 +1,9 @@
-"""How gradients become steps, whatever the runtime: scaled, added up, clipped, and taken."""
+"""The optimizers of a run, whatever the runtime: gradients are scaled, added up, clipped, and taken."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+import inspect
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,40 +16,48 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import StageError
-
-Loss = Callable[[Any, Any], Tensor]
-"""The model's outputs and the targets to a scalar."""
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-"""Makes an optimizer for some of the parameters: all of them, or those of one stage."""
-
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
-"""Makes what changes the learning rate of one optimizer."""
+from dni_fx.runtimes.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What to minimize, and how gradients become steps.
+@dataclass
+class Owned:
+    """An optimizer, what it moves by names in the model, and what changes its learning rate."""
 
-    Every optimizer has a scheduler of its own, which moves after each of its steps, or after each epoch with
-    `per_epoch`. `clip` bounds the norm of the gradients of one optimizer; 0 is no bound. The gradients
-    of `accumulate` batches are averaged before a step. `autocast` is the type that matrix products are
-    computed in; with float16 the loss is scaled.
-    """
+    optimizer: Optimizer
+    parameters: Mapping[str, nn.Parameter]
+    scheduler: LRScheduler | None
 
-    loss: Loss
-    optimizer: OptimizerFactory
-    scheduler: SchedulerFactory | None = None
-    per_epoch: bool = False
-    clip: float = 0.0
-    accumulate: int = 1
-    autocast: torch.dtype | None = None
+    @property
+    def has_gradients(self) -> bool:
+        """Whether a step would do anything; a scaler refuses one that has nothing to check."""
+        return any(parameter.grad is not None for parameter in self.parameters.values())
 
-    def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise StageError(f"accumulate is 1 or more, not {self.accumulate}.")
-        if not self.clip >= 0:
-            raise StageError(f"clip is 0 or more, not {self.clip}.")
+    def state_dict(self) -> dict[str, Any]:
+        """Its state, and what it is the state of."""
+        return {
+            "parameters": list(self.parameters),
+            "kinds": self._kinds(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, name: str, state: Mapping[str, Any]) -> None:
+        """Go back to a state that `state_dict` returned.
+
+        Raises:
+            StageError: it is of other parameters, or of another kind of optimizer or scheduler.
+        """
+        if list(state["parameters"]) != list(self.parameters):
+            raise StageError(f"the state of the optimizer of {name} is of other parameters: of another plan?")
+        if state["kinds"] != self._kinds():
+            was, now = (" with ".join(filter(None, kinds)) for kinds in (state["kinds"], self._kinds()))
+            raise StageError(f"the state of {name} is of {was}, and it is now moved by {now}.")
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def _kinds(self) -> list[str]:
+        return [type(each).__name__ if each is not None else "" for each in (self.optimizer, self.scheduler)]
 
 
 class Updates:
@@ -60,8 +69,8 @@ class Updates:
     def __init__(self, cut: Decoupled, recipe: Recipe) -> None:
         self.cut = cut
         self.recipe = recipe
-        self.optimizers: dict[str, Optimizer] = {}
-        self.schedulers: dict[str, LRScheduler] = {}
+        self.owned: dict[str, Owned] = {}
+        self.owner: dict[nn.Parameter, str] = {}
         self.batches = 0
         self.scaler: GradScaler | None = None
         if recipe.autocast is torch.float16:
@@ -70,16 +79,46 @@ class Updates:
         self._was_scaled = False
         self._waiting: dict[str, Any] = {}
 
-    def own(self, name: str, parameters: Iterable[nn.Parameter]) -> None:
-        """Make the optimizer of this name, for these parameters, and its scheduler."""
-        optimizer = self.optimizers[name] = self.recipe.optimizer(parameters)
-        if self.recipe.scheduler is not None:
-            scheduler = self.schedulers[name] = self.recipe.scheduler(optimizer)
-            if not (self.recipe.per_epoch or isinstance(scheduler, ReduceLROnPlateau)):
-                # A scaler may leave a step out, which is none for the scheduler either.
-                optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    def own(self, name: str, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Make an optimizer for what has none yet of these parameters, and its scheduler.
+
+        It has this name, or one that begins so if there is one of this name already.
+
+        Raises:
+            StageError: its steps ask for more than gradients, or it is none.
+        """
+        fresh = {key: parameter for key, parameter in parameters.items() if parameter not in self.owner}
+        if not fresh:
+            return
+        while name in self.owned:
+            name = f"{name}, later"
+        optimizer = _made(self.recipe, list(fresh.values()))
+        scheduler = None if self.recipe.scheduler is None else self.recipe.scheduler(optimizer)
+        self.owned[name] = Owned(optimizer, fresh, scheduler)
+        self.owner |= dict.fromkeys(fresh.values(), name)
+        if self._waiting and name not in self._waiting:
+            known = ", ".join(self._waiting)
+            raise StageError(f"the state has no optimizer of {name}, but of {known}: is it of another plan?")
         if self._waiting:
-            self._load(name)
+            self.owned[name].load_state_dict(name, self._waiting.pop(name))
+
+    def restore(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Make the optimizers whose state waits, for the parameters that they had.
+
+        Raises:
+            StageError: the model has them no more.
+        """
+        for name, state in list(self._waiting.items()):
+            if missing := [key for key in state["parameters"] if key not in parameters]:
+                raise StageError(
+                    f"the state is of a model that has {', '.join(missing[:5])}, and this has not."
+                )
+            self.own(name, {key: parameters[key] for key in state["parameters"]})
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimizers that there are, by name."""
+        return {name: owned.optimizer for name, owned in self.owned.items()}
 
     @contextmanager
     def batch(self) -> Generator[None]:
@@ -89,6 +128,9 @@ class Updates:
         self.batches += 1
         try:
             yield
+        except BaseException:
+            self.batches -= 1
+            raise
         finally:
             self.cut.gradient_scale = before
         if self.is_due:
@@ -106,29 +148,40 @@ class Updates:
         torch.autograd.backward([scaled, *sent], [None, *known])
 
     def step(self, name: str) -> None:
-        """Step one optimizer, if it is time and there is one, and let go of the gradients."""
-        if self.is_due and name in self.optimizers:
-            self._take(self.optimizers[name])
+        """Step one optimizer, if it is time, and let go of the gradients."""
+        if self.is_due and name in self.owned:
+            self._take(self.owned[name])
 
     def catch_up(self, name: str) -> None:
         """Step one optimizer, if it is time, of which the gradients of earlier batches or readers wait."""
-        if name in self.optimizers and _has_gradients(self.optimizers[name]):
+        if name in self.owned and self.owned[name].has_gradients:
             self.step(name)
 
     def flush(self) -> None:
-        """Step all optimizers now if gradients wait, though batches are missing that were to be added."""
-        if self.batches:
-            for optimizer in self.optimizers.values():
-                self._take(optimizer)
-            self._close()
+        """Step all optimizers now if gradients wait; they are averaged over the batches that there were."""
+        if not self.batches:
+            return
+        missing = self.recipe.accumulate / self.batches
+        for owned in self.owned.values():
+            for parameter in owned.parameters.values() if missing != 1 else ():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(missing)
+            self._take(owned)
+        self._close()
+
+    def forget(self) -> None:
+        """Let go of gradients that wait: of a run that was broken off."""
+        self.batches = 0
+        for owned in self.owned.values():
+            owned.optimizer.zero_grad()
 
     def end_epoch(self, loss: float) -> None:
         """Move the schedulers that move after epochs, or when this loss falls no more."""
-        for scheduler in self.schedulers.values():
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(loss)
-            elif self.recipe.per_epoch:
-                scheduler.step()
+        for owned in self.owned.values():
+            if isinstance(owned.scheduler, ReduceLROnPlateau):
+                owned.scheduler.step(loss)
+            elif owned.scheduler is not None and self._waits_for_epochs(owned.scheduler):
+                owned.scheduler.step()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside, matrix products are computed in the type of the recipe."""
@@ -138,10 +191,7 @@ class Updates:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of optimizers, schedulers and scaler. Gradients that wait are not in it."""
-        found = {
-            name: {"optimizer": optimizer.state_dict(), "scheduler": self._schedule_of(name)}
-            for name, optimizer in self.optimizers.items()
-        }
+        found = {name: owned.state_dict() for name, owned in self.owned.items()}
         scaler = None if self.scaler is None else self.scaler.state_dict()
         return {"optimizers": self._waiting | found, "scaler": scaler}
 
@@ -153,12 +203,16 @@ class Updates:
         """
         if (self.scaler is None) != (state["scaler"] is None):
             raise StageError("the state is of a run with another autocast type: one scales its loss.")
+        waiting = dict(state["optimizers"])
+        for name, owned in self.owned.items():
+            if name not in waiting:
+                known = ", ".join(waiting)
+                raise StageError(f"the state has no optimizer of {name}, but of {known}: of another plan?")
+            owned.load_state_dict(name, waiting.pop(name))
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
-        self._waiting = dict(state["optimizers"])
-        for name in self.optimizers:
-            self._load(name)
-        self.batches = 0
+        self._waiting = waiting
+        self.forget()
 
     @property
     def _factor(self) -> float:
@@ -169,17 +223,27 @@ class Updates:
     def _device(self) -> str:
         return next((p.device.type for p in self.cut.parameters()), "cpu")
 
-    def _take(self, optimizer: Optimizer) -> None:
-        if self.scaler is not None and _has_gradients(optimizer):
+    def _take(self, owned: Owned) -> None:
+        optimizer, has_gradients = owned.optimizer, owned.has_gradients
+        if self.scaler is not None and has_gradients:
             self.scaler.unscale_(optimizer)
             self._was_scaled = True
         if self.recipe.clip:
-            nn.utils.clip_grad_norm_(_parameters(optimizer), self.recipe.clip)
+            nn.utils.clip_grad_norm_(owned.parameters.values(), self.recipe.clip)
+        steps: list[object] = []
+        # A scaler may leave a step out, which is none for the scheduler either.
+        hook = optimizer.register_step_post_hook(lambda *of: steps.append(of))
         if self.scaler is None:
             optimizer.step()
-        elif _has_gradients(optimizer):
+        elif has_gradients:
             self.scaler.step(optimizer)
+        hook.remove()
         optimizer.zero_grad()
+        if steps and owned.scheduler is not None and not self._waits_for_epochs(owned.scheduler):
+            owned.scheduler.step()
+
+    def _waits_for_epochs(self, scheduler: LRScheduler) -> bool:
+        return self.recipe.per_epoch or isinstance(scheduler, ReduceLROnPlateau)
 
     def _close(self) -> None:
         self.batches = 0
@@ -187,28 +251,18 @@ class Updates:
             self.scaler.update()  # which refuses if there was nothing to scale back
         self._was_scaled = False
 
-    def _schedule_of(self, name: str) -> dict[str, Any] | None:
-        return self.schedulers[name].state_dict() if name in self.schedulers else None
 
-    def _load(self, name: str) -> None:
-        if name not in self._waiting:
-            known = ", ".join(self._waiting) or "nothing else"
-            raise StageError(f"the state has no optimizer of {name}, but of {known}: is it of another plan?")
-        state = self._waiting.pop(name)
-        try:
-            self.optimizers[name].load_state_dict(state["optimizer"])
-        except (ValueError, KeyError) as error:
-            raise StageError(f"the state of the optimizer of {name} is of another model: {error}") from error
-        if (state["scheduler"] is None) != (name not in self.schedulers):
-            raise StageError("the state is of a run with another scheduler.")
-        if name in self.schedulers:
-            self.schedulers[name].load_state_dict(state["scheduler"])
-
-
-def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _has_gradients(optimizer: Optimizer) -> bool:
-    """Whether a step would do anything; a scaler refuses one that has nothing to check."""
-    return any(parameter.grad is not None for parameter in _parameters(optimizer))
+def _made(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
+    if isinstance(recipe.optimizer, Optimizer):
+        raise StageError(
+            "optimizer= makes an optimizer for some of the parameters, such as "
+            "functools.partial(torch.optim.SGD, lr=0.1), and is not one itself."
+        )
+    optimizer = recipe.optimizer(parameters)
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise StageError(
+            f"{type(optimizer).__name__} computes the loss again in its steps, and a stage steps by one "
+            "gradient. Choose another optimizer."
+        )
+    return optimizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -53,10 +53,12 @@ class _Held:
 class Manner:
     """How a step is taken: which stages are `chosen` to be updated, and what is done `aside`.
 
+    `due` names the optimizers that step with each stage.
     If it `predicts`, stages read what predictors tell of the model's inputs in the place of what other
     stages send, from which the predictors learn: then no stage needs another one of this step.
     """
 
+    due: Mapping[int, Sequence[str]]
     chosen: Set[int]
     predicts: bool
     aside: Aside
@@ -94,7 +96,7 @@ class Walk:
         self.arrived: dict[str, Tensor | None] = {}
         self.held: list[_Held] = []
         self.spared = False
-        self.predicts, self.aside = manner.predicts, manner.aside
+        self.due, self.predicts, self.aside = manner.due, manner.predicts, manner.aside
         self.inputs = _samples(graph, values) if manner.predicts else []
         self.predicted: dict[str, Tensor] = {}
 
@@ -115,8 +117,8 @@ class Walk:
             dni.step()  # those that had to hear the loss first
         self._step_free_learners()
         for stage in self.graph.road.stages:
-            if stage.index not in self.active:
-                self.worker.updates.catch_up(stage_name(stage.index))
+            for name in self.due.get(stage.index, ()) if stage.index not in self.active else ():
+                self.worker.updates.catch_up(name)
         return Outcome(loss.detach(), outputs)
 
     def _walk(self) -> None:
@@ -215,7 +217,8 @@ class Walk:
         """Update stages that have their gradients; teach the synthesizers whose readers have all answered."""
         stages = held.segment.stages
         for stage in stages:
-            self.worker.updates.step(stage_name(stage.index))
+            for name in self.due.get(stage.index, ()):
+                self.worker.updates.step(name)
             for name in stage.crossings:
                 if name not in self.readers:  # it has learned in the backward pass of the segment
                     self._step(self.dnis[name])
@@ -253,8 +256,3 @@ def _samples(graph: CutGraph, values: dict[str, Any]) -> list[Tensor]:
     both = zip(nodes, graph.road.split.inputs, strict=True)
     known = [(value_of(node), values[name]) for node, name in both]
     return [value for spec, value in known if spec.shape and spec.batch_dim == 0]
-
-
-def stage_name(index: int) -> str:
-    """What the optimizer of a stage is called."""
-    return f"stage {index}"

@@ -32,8 +32,8 @@ class Batch:
             StageError: it is not a pair of inputs and targets.
         """
         try:
-            if isinstance(batch, Tensor):
-                raise TypeError  # two samples are no pair
+            if isinstance(batch, Tensor | Mapping | str):
+                raise TypeError  # two samples, or two keys, are no pair
             inputs, target = pytree.tree_map_only(Tensor, lambda t: t.to(device, non_blocking=True), batch)
         except (TypeError, ValueError):
             raise StageError(

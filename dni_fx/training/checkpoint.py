@@ -5,15 +5,33 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 
-from dni_fx.errors import FileError
+from dni_fx.errors import FileError, StageError
 from dni_fx.files import write_whole
 
 VERSION = 1
+KEYS = ("runtime", "model", "updates", "steps", "epochs", "sofar", "history", "order", "callbacks")
+"""What there is to know of a run."""
+_PLAIN = {
+    Tensor,
+    nn.Parameter,
+    int,
+    float,
+    bool,
+    str,
+    bytes,
+    type(None),
+    torch.dtype,
+    torch.device,
+    torch.Size,
+}
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -21,7 +39,12 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     Raises:
         FileError: the path cannot be written.
+        StageError: there is something in it that could not be read back without running code.
     """
+    if odd := next(_odd(state, "the state"), ""):
+        raise StageError(
+            f"cannot keep the run: {odd}. Tensors, numbers, texts, None and containers are kept."
+        )
     buffer = io.BytesIO()
     torch.save({"dni_fx_checkpoint": VERSION, **state}, buffer)
     write_whole(path, buffer.getvalue())
@@ -41,13 +64,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}.") from None
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except (RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
         raise refusal from None
     version = state.get("dni_fx_checkpoint") if isinstance(state, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int:
         raise FileError(f"{path} is no checkpoint of a training run.")
     if version > VERSION:
         raise FileError(
             f"{path} was written by a newer dni_fx: it is of version {version}, this is {VERSION}."
         )
+    if state.keys() != {"dni_fx_checkpoint", *KEYS}:
+        raise refusal
     return state
+
+
+def _odd(value: object, place: str) -> Iterator[str]:
+    """What of a state could not be read back without running code, and where it is."""
+    if type(value) in {dict, OrderedDict}:
+        for key, each in cast("dict[Any, Any]", value).items():
+            yield from _odd(key, place)
+            yield from _odd(each, f"{place}[{key!r}]")
+    elif type(value) in {list, tuple, set}:
+        for at, each in enumerate(cast("list[Any]", value)):
+            yield from _odd(each, f"{place}[{at}]")
+    elif type(value) not in _PLAIN:
+        yield f"{place} is a {type(value).__name__}"

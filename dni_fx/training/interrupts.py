@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ def deferred(is_wanted: bool) -> Generator[Asked]:
 
     def note(number: int, frame: FrameType | None) -> None:
         asked.number = number
+        if number == signal.SIGINT:
+            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:

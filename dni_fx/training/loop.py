@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,10 @@ class Loop:
             )
         check_place(self.path)
         trainer.is_stopped = False
+        trainer.worker.prepare()
+        if not self.order.is_resuming:  # what an earlier call left unfinished is no part of this epoch
+            trainer.sofar = Sofar()
+            trainer.worker.updates.forget()
         with ExitStack() as stack:
             asked = stack.enter_context(deferred(self.path is not None))
             stack.enter_context(diagnosed(trainer.cut))
@@ -68,9 +72,12 @@ class Loop:
             if not trainer.worker.updates.batches:  # none whose gradients would be lost
                 self._pause(asked)
         trainer.worker.updates.flush()
-        epoch = self._report(number)
+        if self.path is not None and self.validation is not None:
+            trainer.save(self.path)  # so that nothing waits for the validation, Ctrl-C least of all
+        epoch = self._report(number, asked)
         trainer.worker.updates.end_epoch(epoch.validation.get("loss", epoch.loss))
         trainer.epochs.append(epoch)
+        self.order.finish()
         trainer.sofar = Sofar()
         for callback in self.callbacks:
             callback.epoch(trainer, number + 1, epoch)
@@ -98,7 +105,7 @@ class Loop:
             self.trainer.save(self.path)
         asked.obey()
 
-    def _report(self, number: int) -> Epoch:
+    def _report(self, number: int, asked: Asked) -> Epoch:
         sofar = self.trainer.sofar
         if not sofar.steps:
             again = "cannot be read a second time; pass a list or a DataLoader" if number else "are empty"
@@ -107,5 +114,13 @@ class Loop:
         loss = figures.pop("loss")
         if not math.isfinite(loss):
             warnings.warn(f"the loss of epoch {number + 1} is {loss}", stacklevel=5)
-        judged = {} if self.validation is None else self.trainer.evaluate(self.validation)
+        judged = {} if self.validation is None else self.trainer.evaluate(self._watched(asked))
+        if self.validation is not None and not judged:
+            raise StageError(f"epoch {number + 1} has no batch to validate on: pass a list or a DataLoader.")
         return Epoch(loss, figures, sofar.boundaries(), sofar.steps, sofar.seconds, judged)
+
+    def _watched(self, asked: Asked) -> Iterator[Any]:
+        """The batches to validate on, until somebody wants to stop the run, which is kept already."""
+        for batch in self.validation or ():
+            asked.obey()
+            yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -34,8 +35,10 @@ class Order:
     def __init__(self, batches: Iterable[Any]) -> None:
         self.batches = batches
         self.read = 0
+        self.is_through = False
         self._start: dict[str, Any] = {}
         self._waiting: Mapping[str, Any] | None = None
+        self._is_put_back = False
 
     def over(self, batches: Iterable[Any]) -> Order:
         """The same place in other batches: those of a loader that was made anew, say.
@@ -75,7 +78,11 @@ class Order:
         for batch in self._iterator():
             self.read += 1
             yield batch
-        self.read = 0
+        self.is_through = True
+
+    def finish(self) -> None:
+        """Count the pass as done: the next one begins anew."""
+        self.read, self.is_through = 0, False
 
     def state_dict(self) -> dict[str, Any]:
         """Where the pass is, how it began, and the state of every random generator now.
@@ -83,10 +90,16 @@ class Order:
         Raises:
             StageError: it is in the middle of a pass and could not go on there.
         """
-        if self.read and not self.is_resumable:
+        if self.read and not (self.is_through or self.is_resumable):
             raise StageError(f"a {type(self.batches).__name__} cannot go on in the middle of a pass.")
         loader = self.batches.state_dict() if isinstance(self.batches, Stateful) else None
-        return {"read": self.read, "start": self._start, "now": self._random(), "loader": loader}
+        return {
+            "read": self.read,
+            "through": self.is_through,
+            "start": self._start,
+            "now": self._random(),
+            "loader": loader,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a state that `state_dict` returned, when the next pass begins.
@@ -94,57 +107,76 @@ class Order:
         Raises:
             StageError: it is in the middle of a pass, where these batches cannot go on.
         """
-        if state["read"] and not self.is_resumable:
+        if state["read"] and not (state["through"] or self.is_resumable):
             raise StageError(
                 f"the checkpoint was made after {state['read']} batches of an epoch, and a loader of type "
                 f"{type(self.batches).__name__} cannot go on there. Pass the one it was made with."
             )
+        if state["loader"] is None and isinstance(self.batches, Stateful):
+            raise StageError(
+                "the checkpoint was made with a loader without a state_dict. Pass one of its kind."
+            )
         self._waiting = state
+
+    @property
+    def is_resuming(self) -> bool:
+        """Whether the next pass is the rest of one."""
+        return self._waiting is not None
 
     def _iterator(self) -> Iterator[Any]:
         state, self._waiting = self._waiting, None
         if state is None:
             self._start, self.read = self._random(), 0
-            return iter(self.batches)
+            return self._anew()
         self._start, self.read = state["start"], state["read"]
+        is_inside = state["read"] and not state["through"]
         if isinstance(self.batches, Stateful):
-            return self._loaded(self.batches, state)
+            self.batches.load_state_dict(state["loader"])
+            self._is_put_back = not is_inside
+        elif is_inside:
+            return self._replayed(state)
+        self._go_back(state["now"])
+        if state["through"]:
+            return iter(())
         if not state["read"]:
-            self._go_back(state["now"])
             self._start = state["now"]
-            return iter(self.batches)
-        self._go_back(state["start"])
+        return self._anew()
+
+    def _anew(self) -> Iterator[Any]:
+        """A pass; of a loader that was put back to where a pass was over, the one after it."""
         iterator = iter(self.batches)
-        for _ in range(state["read"]):
-            next(iterator, None)
+        if not self._is_put_back:
+            return iterator
+        self._is_put_back = False
+        # Some loaders go on where they were, with nothing, and others in the next pass.
+        nothing = object()
+        first = next(iterator, nothing)
+        return iter(self.batches) if first is nothing else itertools.chain([first], iterator)
+
+    def _replayed(self, state: Mapping[str, Any]) -> Iterator[Any]:
+        self._go_back(state["start"])
+        iterator, nothing = iter(self.batches), object()
+        if any(next(iterator, nothing) is nothing for _ in range(state["read"])):
+            raise StageError(
+                f"the checkpoint was made after {state['read']} batches of an epoch, and now there are fewer."
+            )
         set_random_state(state["now"]["all"])  # the loader's own generators are where they belong
         return iterator
-
-    def _loaded(self, batches: Stateful, state: Mapping[str, Any]) -> Iterator[Any]:
-        batches.load_state_dict(state["loader"])
-        self._go_back(state["now"])
-        iterator = iter(cast("Iterable[Any]", batches))
-        if state["read"]:
-            return iterator
-        # At the end of a pass some loaders go on there, with nothing, and others in the next one.
-        nothing = object()
-        if (first := next(iterator, nothing)) is nothing:
-            return iter(cast("Iterable[Any]", batches))
-        return _chained(first, iterator)
 
     def _random(self) -> dict[str, Any]:
         own = [generator.get_state() for generator in _generators(self.batches)]
         return {"all": random_state(), "own": own}
 
     def _go_back(self, state: Mapping[str, Any]) -> None:
-        for generator, each in zip(_generators(self.batches), state["own"], strict=True):
+        generators = _generators(self.batches)
+        if len(generators) != len(state["own"]):
+            raise StageError(
+                f"the checkpoint was made with a loader of {len(state['own'])} random generators, and this "
+                f"one has {len(generators)}. Pass the kind of loader that it was made with."
+            )
+        for generator, each in zip(generators, state["own"], strict=True):
             generator.set_state(each)
         set_random_state(state["all"])
-
-
-def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def _samplers(batches: object) -> list[object]:

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
-from dni_fx.decoupled import Decoupled
-from dni_fx.errors import FileError, StageError
+from dni_fx.decoupled import Decoupled, dnis
+from dni_fx.errors import DniError, FileError, StageError
 from dni_fx.history import History
 from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Outcome, Recipe, Runtime, SchedulerFactory
 from dni_fx.training.batches import Batch, Metric, device_of
@@ -24,6 +25,7 @@ from dni_fx.training.order import Order
 from dni_fx.training.progress import Bar, Board
 from dni_fx.training.reports import Epoch, Training
 from passes import parse
+from passes.boundary import CONTAINER
 
 
 class Trainer:
@@ -58,6 +60,10 @@ class Trainer:
         labels_as_context: bool = False,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        if not isinstance(cast("object", cut), Decoupled):
+            raise DniError(f"a {type(cut).__name__} is not cut: pass dni_fx.decouple(model).")
+        if "loss" in (metrics or {}):
+            raise StageError("the loss is reported by itself: give the metric another name.")
         self.cut = cut
         self.metrics = dict(metrics or {})
         self.labels_as_context = labels_as_context
@@ -65,6 +71,7 @@ class Trainer:
         optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3)
         recipe = Recipe(loss, optimizer, scheduler, per_epoch, clip, accumulate, autocast)
         chosen = parse(runtime, RUNTIMES) if isinstance(runtime, str) else runtime
+        self.runtime = chosen.name
         self.worker = chosen.start(cut, recipe)
         self.steps = 0
         self.epochs: list[Epoch] = []
@@ -118,6 +125,10 @@ class Trainer:
             DniError: the figures are to be logged, and tensorboard is not installed.
         """
         path = None if checkpoint is None else Path(checkpoint)
+        if every < 0 or epochs < 0 or (every and path is None):
+            raise StageError(
+                f"every={every} and epochs={epochs} are 0 or more, and every needs a checkpoint."
+            )
         if path is not None and path.exists():
             if not resume:
                 raise FileError(
@@ -164,6 +175,7 @@ class Trainer:
         if waiting := self.worker.updates.batches:
             raise StageError(f"gradients of {waiting} batches wait for more, and would be lost.")
         return {
+            "runtime": self.runtime,
             "model": dict(self.cut.state_dict()),
             "updates": self.worker.updates.state_dict(),
             "steps": self.steps,
@@ -180,16 +192,19 @@ class Trainer:
         Raises:
             StageError: it is of another model, or of another way to train.
         """
+        if state["runtime"] != self.runtime:
+            raise StageError(
+                f"the state is of a run by {state['runtime']}, and this one is by {self.runtime}."
+            )
         if len(state["callbacks"]) != len(self.callbacks):
             raise StageError(
                 f"the state is of a run with {len(state['callbacks'])} callbacks, and now there are "
                 f"{len(self.callbacks)}."
             )
-        try:
-            self.cut.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise StageError(f"the state is of another model, or another plan: {error}") from error
+        if misfits := self._misfits(state["model"]):
+            raise StageError(f"the state is of another model, or another plan: it differs in {misfits}.")
         self.worker.updates.load_state_dict(state["updates"])
+        self.cut.load_state_dict(state["model"])
         self.steps = state["steps"]
         self.epochs = [Epoch.of(plain) for plain in state["epochs"]]
         self.sofar = Sofar()
@@ -199,3 +214,20 @@ class Trainer:
         self._order.load_state_dict(state["order"])
         for callback, each in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(each)
+
+    def _misfits(self, model: Mapping[str, Tensor]) -> str:
+        """The keys in which a model's state is not that of this one: before anything of it is changed."""
+        own = self.cut.state_dict()
+        if not dnis(self.cut):  # synthesizers are made with the first batch, and their state waits for that
+            model = {key: value for key, value in model.items() if not key.startswith(f"{CONTAINER}.")}
+            own = {key: value for key, value in own.items() if not key.startswith(f"{CONTAINER}.")}
+        kept = {key for key, value in model.items() if key in own and own[key].shape == value.shape}
+        wrong = sorted(
+            key for key in own.keys() | model.keys() if key not in kept and not _comes_and_goes(key)
+        )
+        return ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+
+
+def _comes_and_goes(key: str) -> bool:
+    """Whether a part of a synthesizer is in the state only while it holds something."""
+    return key.startswith(f"{CONTAINER}.") and (".late." in key or ".predictor." in key)

@@ -15,7 +15,7 @@ from dni_fx.errors import StageError, SynthesizerError
 from dni_fx.interface import Interface
 from dni_fx.runtimes.backprop import Backprop
 from dni_fx.runtimes.local import Local
-from dni_fx.runtimes.updates import Recipe
+from dni_fx.runtimes.recipe import Recipe
 from dni_fx.step import Step
 from dni_fx.synthesizers import SYNTHESIZERS
 from dni_fx.synthesizers.base import Guess, Learner, Synthesizer
