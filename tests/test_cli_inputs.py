@@ -182,4 +182,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_command(runtime, monkeypatc
     ours, theirs = (dni_fx.load(f"{name}.pt2").state_dict() for name in ("part", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert "run.ckpt is there already" in refusal(command.replace("--resume", ""))
-    assert "name it with --checkpoint" in refusal(command.replace("--checkpoint run.ckpt", ""))
+    alone = command.replace("--checkpoint run.ckpt", "")
+    assert "often --checkpoint FILE is written: name the file" in refusal(alone)
+    assert "name it with --checkpoint" in refusal(alone.replace("--every 1", ""))
+    assert "both run.ckpt: name two files" in refusal(f"{command} -o run.ckpt")
