@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from dni_fx.keys import copied_under
+
 
 class Interfaces(nn.Module):
     """Holds the DNIs of a model by the names of their boundaries, and counts their steps.
@@ -50,10 +52,8 @@ class Interfaces(nn.Module):
         self._number = None
         if dict(self.named_children()):
             return super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        mine = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        mine = copied_under(state_dict, prefix)
         if "steps" in mine:
             self.get_buffer("steps").copy_(mine.pop("steps"))
-        self._waiting |= {
-            key: value.detach().clone() for key, value in mine.items()
-        }  # its owner may train on
+        self._waiting |= mine
         return None

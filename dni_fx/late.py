@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from dni_fx.keys import copied_under
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -64,12 +66,12 @@ class Late(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        mine = {key.removeprefix(prefix): each for key, each in state_dict.items() if key.startswith(prefix)}
+        mine = copied_under(state_dict, prefix)
         self._queue = deque(
             Kept(
                 _numbered(mine, f"{at}.values."),
                 _numbered(mine, f"{at}.targets."),
-                mine[f"{at}.context"].clone() if f"{at}.context" in mine else None,
+                mine.get(f"{at}.context"),
                 int(mine[f"{at}.batch"]),
             )
             for at in range(sum(key.endswith(".batch") for key in mine))
@@ -77,6 +79,6 @@ class Late(nn.Module):
 
 
 def _numbered(state: Mapping[str, Tensor], start: str) -> tuple[Tensor, ...]:
-    """Copies of the tensors whose keys begin like this, in the order of the numbers that follow."""
+    """The tensors whose keys begin like this, in the order of the numbers that follow."""
     count = sum(key.startswith(start) for key in state)
-    return tuple(state[f"{start}{at}"].detach().clone() for at in range(count))
+    return tuple(state[f"{start}{at}"] for at in range(count))

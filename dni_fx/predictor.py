@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from dni_fx.foresight import network_for
 from dni_fx.interface import Interface
+from dni_fx.keys import copied_under
 from dni_fx.learning import Adam
 from dni_fx.scale import Scale
 from passes import BoundarySpec
@@ -57,8 +58,7 @@ class Predictor(nn.Module):
         Nothing but the shape of the real values is in what is returned.
         """
         assert self.networks is not None
-        units = self.scale.units()
-        units = torch.where(units > 0, units, 1.0)
+        units = self._units()
         with torch.set_grad_enabled(learns):
             told = [network(inputs, value) for network, value in zip(self.networks, real, strict=True)]
         if learns:
@@ -66,14 +66,18 @@ class Predictor(nn.Module):
         both = zip(told, units, real, strict=True)
         return tuple((each.detach() * unit).to(value.dtype) for each, unit, value in both)
 
+    def _units(self) -> Tensor:
+        """What the networks predict in: each value's root mean square, 1 where it is not known yet or 0."""
+        units = self.scale.units()
+        return torch.where(units > 0, units, 1.0)
+
     def _learn(self, told: Sequence[Tensor], real: Sequence[Tensor]) -> None:
         assert self.networks is not None
         squares = [float(value.detach().float().square().mean()) for value in real]
         if not all(square < _LARGEST for square in squares):
             return  # nor is it a number
         self.scale.observe(squares)
-        units = self.scale.units()
-        units = torch.where(units > 0, units, 1.0)
+        units = self._units()
         both = zip(told, real, units, strict=True)
         errors = [
             (each - value.detach().to(each) / unit.to(each)).square().mean() for each, value, unit in both
@@ -93,8 +97,7 @@ class Predictor(nn.Module):
     ) -> None:
         if self.networks is not None:
             return super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        mine = {key.removeprefix(prefix): each for key, each in state_dict.items() if key.startswith(prefix)}
-        self._waiting = {key: value.detach().clone() for key, value in mine.items()}
+        self._waiting = copied_under(state_dict, prefix)
         return None
 
 

@@ -132,8 +132,8 @@ class _Release(torch.autograd.Function):
 
 def _wants_gradient(name: str, dnis: Mapping[str, DNI]) -> bool:
     """Whether anybody asks for the gradient of a value that a segment reads."""
-    dni = next((dni for dni in dnis.values() if name in dni.spec.names), None)
-    return dni is None or dni.wants_truth
+    dni = dnis.get(name.partition(".")[0])  # as `value_names` has it; other values may have such names, too
+    return dni is None or name not in dni.spec.names or dni.wants_truth
 
 
 def _backward(

@@ -70,7 +70,7 @@ class Updates:
         self.cut = cut
         self.recipe = recipe
         self.owned: dict[str, Owned] = {}
-        self.owner: dict[nn.Parameter, str] = {}
+        self._moved: set[nn.Parameter] = set()
         self.batches = 0
         self.scaler: GradScaler | None = None
         if recipe.autocast is torch.float16:
@@ -87,7 +87,7 @@ class Updates:
         Raises:
             StageError: its steps ask for more than gradients, or it is none.
         """
-        fresh = {key: parameter for key, parameter in parameters.items() if parameter not in self.owner}
+        fresh = {key: parameter for key, parameter in parameters.items() if parameter not in self._moved}
         if not fresh:
             return
         while name in self.owned:
@@ -95,7 +95,7 @@ class Updates:
         optimizer = _made(self.recipe, list(fresh.values()))
         scheduler = None if self.recipe.scheduler is None else self.recipe.scheduler(optimizer)
         self.owned[name] = Owned(optimizer, fresh, scheduler)
-        self.owner |= dict.fromkeys(fresh.values(), name)
+        self._moved |= set(fresh.values())
         if self._waiting and name not in self._waiting:
             known = ", ".join(self._waiting)
             raise StageError(f"the state has no optimizer of {name}, but of {known}: is it of another plan?")
