@@ -60,7 +60,9 @@ class DNI(Pupil):
     def wants_truth(self) -> bool:
         """Whether it has a use for the true gradient of this step, but to send it up."""
         now: Step = self.__dict__["now"]
-        return self.is_due and (self.learns or now.record or self.is_scheduled)
+        if not self.is_due or self.is_scheduled or now.compare:
+            return self.is_due
+        return (self.learns or now.record) and self._is_audited(now)
 
     @override
     def forward(self, *values: Tensor) -> Any:
@@ -107,13 +109,13 @@ class DNI(Pupil):
         return true if synthesis is None else cast("Any", self.answer(synthesis, true, true, mix))
 
     def guess_up(
-        self, values: Sequence[Tensor], taught: bool = True
+        self, values: Sequence[Tensor], learns: bool = True
     ) -> tuple[Synthesis, tuple[Tensor | None, ...]]:
         """A guess for values, and what goes up at once, where none of the truth does; None is zeros.
 
-        Nothing can be learned from it if it is not to be `taught`.
+        Nothing can be learned from it if it is not to be one that `learns`.
         """
-        synthesis = self.synthesize(tuple(each.detach() for each in values), taught)
+        synthesis = self.synthesize(tuple(each.detach() for each in values), learns)
         return synthesis, self.upward(synthesis, values, (None,) * len(values), 0)
 
     def answer(
@@ -128,7 +130,7 @@ class DNI(Pupil):
         self.regress(synthesis, true)
         return up
 
-    def synthesize(self, values: tuple[Tensor, ...], taught: bool = True) -> Synthesis:
+    def synthesize(self, values: tuple[Tensor, ...], learns: bool = True) -> Synthesis:
         """A guess for detached values, each `(batch, *features)`, with a graph to the learner's parameters.
 
         Raises:
@@ -136,10 +138,10 @@ class DNI(Pupil):
         """
         now: Step = self.__dict__["now"]
         self._check_needs(now)
-        taught = taught and self.is_due
+        learns = learns and self.is_due
+        taught = learns and self.wants_truth
         stale = taught and self.interface.stale > 0
-        learns = taught and self.learns and not stale and not now.exact
-        guess = self.ask(values, now.context, learns)
+        guess = self.ask(values, now.context, learns and self.learns and not stale and not now.exact)
         made = Synthesis(
             guess.gradients,
             self.scale.units(),
@@ -153,6 +155,7 @@ class DNI(Pupil):
             now.record,
             self.mix,
             taught,
+            learns,
             tuple(value.clone() for value in values) if stale else (),
         )
         self.waits_for_loss = [made] if guess.loss is not None else []
@@ -201,6 +204,15 @@ class DNI(Pupil):
                 f"{place} guesses from the labels, and there are none. Pass dni_context= with every batch, "
                 "name the input of the model that holds them with context=, or choose mlp."
             )
+
+    def _is_audited(self, now: Step) -> bool:
+        """Whether the true gradient of this step is wanted by a learner that could do without."""
+        interface = self.interface
+        if not self.learner.self_taught or interface.stale:
+            return True
+        is_new = self.scale.count < interface.audit
+        doubts = interface.guard and self.guard.doubts
+        return is_new or bool(doubts) or (now.number + self.spec.producer) % interface.audit == 0
 
     def _has_its_turn(self, now: Step) -> bool:
         """Whether this boundary is cut in this step, where boundaries take turns."""

@@ -38,6 +38,12 @@ class Guard(nn.Module):
         """Whether the boundary sends true gradients, because its synthesizer did harm."""
         return self._state()[2]
 
+    @property
+    def doubts(self) -> bool:
+        """Whether the last guess that it was told of was of no use, and the boundary is still cut."""
+        count, _, locked = self._state()
+        return count > 0 and not locked
+
     def release(self) -> None:
         """Trust the synthesizer again, and count from zero."""
         self._keep(0, 0.0, False)

@@ -92,19 +92,23 @@ def diagnose(cut: Decoupled) -> Generator[History]:
                 found.note(loss)
         print({name: each.cosine for name, each in found.boundaries.items()})
     """
-    with diagnosed(cut):
+    with diagnosed(cut, always=True):
         yield History(cut)
 
 
 @contextmanager
-def diagnosed(cut: Decoupled) -> Generator[None]:
-    """Inside, each synthesizer's guesses are compared with the true gradients."""
+def diagnosed(cut: Decoupled, always: bool = False) -> Generator[None]:
+    """Inside, it is kept how each synthesizer's guesses compare with the true gradients.
+
+    They are compared in every step if it is `always`, and otherwise where it is done in any case.
+    """
     step = cutting_of(cut).step
-    before, step.record = step.record, True
+    before = step.record, step.compare
+    step.record, step.compare = True, always or step.compare
     try:
         yield
     finally:
-        step.record = before
+        step.record, step.compare = before
 
 
 def _record(plain: Mapping[str, Any]) -> Record:

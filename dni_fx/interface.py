@@ -21,7 +21,9 @@ class Interface(Named):
     in the next step. 1 is every cut in every step.
 
     Once it has warmed up, the synthesizer learns in every `every`-th step only, boundaries in turn; in the
-    others nobody computes what it would learn from, and neither `diagnosis` nor guard says anything.
+    others nobody computes what it would learn from, and neither `diagnosis` nor guard says anything. One that
+    learns nothing from the true gradient is compared with it in every `audit`-th step only, and in each one
+    while it is new or the guard has doubts: stages need no gradient of what they read for the others.
     With `stale=k` it learns from the true gradient that came k times before this one, with the value and the
     labels of that batch, which are kept, so that nobody need have the gradient of a batch until k more are
     through. What is kept is in the state dict.
@@ -42,6 +44,7 @@ class Interface(Named):
     fade: int = 0
     window: int = 1
     every: int = 1
+    audit: int = 8
     stale: int = 0
     clip: float = 3.0
     lr: float = 3e-3
@@ -54,7 +57,7 @@ class Interface(Named):
     def __post_init__(self) -> None:
         if not 0 <= self.mix <= 1:
             raise SpecError(f"mix is between 0 (synthetic) and 1 (true), not {self.mix}.")
-        for field in ("window", "every"):
+        for field in ("window", "every", "audit"):
             if getattr(self, field) < 1:
                 raise SpecError(f"{field} is 1 or more, not {getattr(self, field)}.")
         for field in ("scale", "warmup", "fade", "stale", "clip", "lr", "decay", "guard", "classes"):

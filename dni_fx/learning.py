@@ -35,7 +35,7 @@ class Adam(nn.Module):
 
     def collect(self, gradients: Sequence[Tensor | None]) -> None:
         """Add one gradient per parameter to those that wait for the next step."""
-        first = not self._is_pending()
+        first = not self.has_pending
         for total, gradient in zip(self._all("pending"), gradients, strict=True):
             if first:
                 total.copy_(gradient) if gradient is not None else total.zero_()
@@ -49,7 +49,7 @@ class Adam(nn.Module):
 
         `pace` multiplies the learning rate.
         """
-        if not self.size or not self._is_pending():
+        if not self.size or not self.has_pending:
             return
         self.steps: Tensor
         adam(
@@ -86,7 +86,9 @@ class Adam(nn.Module):
     def _all(self, kind: str) -> list[Tensor]:
         return [getattr(self, f"{kind}_{i}") for i in range(self.size)]
 
-    def _is_pending(self) -> bool:
+    @property
+    def has_pending(self) -> bool:
+        """Whether anything was collected since the last step."""
         if self._has_pending is None:
             self._has_pending = bool(self.get_buffer("is_pending"))
         return self._has_pending

@@ -88,7 +88,8 @@ class Pupil(nn.Module):
                 "first one: run the forward pass again, or add the losses and call backward once."
             )
         synthesis.fired = True
-        if not (synthesis.taught and (self.learns or synthesis.record or self.is_scheduled)):
+        if not synthesis.taught:
+            self._learn_alone(synthesis)
             return
         truths = [
             torch.zeros_like(g, dtype=wide(g)) if t is None else t.detach().to(wide(g))
@@ -131,7 +132,13 @@ class Pupil(nn.Module):
         self._diagnose(synthesis, truths, sums)
         if sums.is_target_finite and sums.is_guess_finite:
             self._learn_from(synthesis, truths)
-        synthesis.gradients, synthesis.objective, synthesis.learned = (), None, None
+        synthesis.let_go()
+
+    def _learn_alone(self, synthesis: Synthesis) -> None:
+        """Learn what needs no true gradient."""
+        if synthesis.learns and all(map(_is_finite, synthesis.gradients)):
+            self._learn_by(synthesis, [], [])
+        synthesis.let_go()
 
     def hear(self, loss: Tensor) -> None:
         """Collect what the learner learns from the loss of the step, if it has said what it thinks of it."""
@@ -145,7 +152,7 @@ class Pupil(nn.Module):
 
     def step(self) -> None:
         """Update the learner with what was collected since the last time."""
-        if self.optimizer is not None:
+        if self.optimizer is not None and self.optimizer.has_pending:
             self.optimizer.settings = self.interface  # which may have been changed since
             self.optimizer.step(list(self.learner.parameters()), self.learner.pace)
 
@@ -166,9 +173,12 @@ class Pupil(nn.Module):
                 slope = error.mul_(2 / max(error.numel(), 1))  # of the mean of squares
                 heads.append(head)
                 ups.append((slope * (synthesis.size / unit) if synthesis.natural else slope).to(head.dtype))
+        self._learn_by(synthesis, heads, ups)
+
+    def _learn_by(self, synthesis: Synthesis, heads: list[Tensor], ups: list[Tensor | None]) -> None:
+        """Learn by gradients of the guess, and by what else the learner wants of it."""
         if synthesis.objective is not None and synthesis.objective.requires_grad:
-            heads.append(synthesis.objective)
-            ups.append(None)
+            heads, ups = [*heads, synthesis.objective], [*ups, None]
         if heads:
             self._collect(heads, ups, synthesis, keep=synthesis.loss is not None)
         if synthesis.learned is not None:
@@ -230,6 +240,10 @@ class Pupil(nn.Module):
             return moved.to(wide(moved)) if moved.is_floating_point() else moved
 
         return super()._apply(kept, recurse)
+
+
+def _is_finite(guess: Tensor) -> bool:
+    return bool(torch.linalg.vector_norm(guess, dtype=wide(guess)).isfinite())
 
 
 def wide(guess: Tensor) -> torch.dtype:

@@ -16,7 +16,8 @@ class Step:
 
     `context` is what the synthesizers may see beside the value. `batch` is the batch size of the input,
     `gradient_scale` what the user's loop multiplies its loss by. `exact` sends true gradients up
-    everywhere. With `record`, DNIs keep how well they guessed. `clock` counts the steps of compiled code.
+    everywhere. With `record`, DNIs keep how well they guessed when they are compared with the truth, and
+    with `compare` they are in every step. `clock` counts the steps of compiled code.
 
     `number` counts steps; with `takes_turns`, boundaries that have a window are cut in turn. `tells_loss`
     says that whoever runs the step tells the loss before its backward pass.
@@ -27,6 +28,7 @@ class Step:
     gradient_scale: float = 1.0
     exact: bool = False
     record: bool = False
+    compare: bool = False
     number: int = 0
     takes_turns: bool = True
     tells_loss: bool = False
@@ -48,7 +50,8 @@ class Synthesis:
 
     Gradients are per sample; `natural` ones are of the mean over the batch, as they go up.
     `learned` holds what each parameter of the learner is to learn from this guess whatever the truth is,
-    and `loss` what the learner thinks the loss is. One that is not `taught` is never compared with the truth.
+    and `loss` what the learner thinks the loss is. One that is not `taught` is never compared with the truth,
+    and nothing is learned from one that does not `learn`.
     `values` are copies of what it was made from, where the truth is to wait for later batches.
     """
 
@@ -64,8 +67,13 @@ class Synthesis:
     record: bool
     mix: float
     taught: bool
+    learns: bool
     values: tuple[Tensor, ...] = ()
     fired: bool = field(default=False)
+
+    def let_go(self) -> None:
+        """Forget the guess itself, with all that hangs on it: nothing more is to be learned."""
+        self.gradients, self.objective, self.learned = (), None, None
 
     @property
     def size(self) -> int:

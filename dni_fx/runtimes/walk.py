@@ -85,11 +85,8 @@ class Walk:
         self.readers: dict[str, set[int]] = {
             spec.name: set(spec.consumers) for spec in graph.marked.specs if not self.dnis[spec.name].mix
         }
-        self.taught = {
-            spec.name
-            for spec in graph.marked.specs
-            if self.active.issuperset(spec.consumers) and self.dnis[spec.name].wants_truth
-        }
+        self.learning = {spec.name for spec in graph.marked.specs if self.active.issuperset(spec.consumers)}
+        self.taught = {name for name in self.learning if self.dnis[name].wants_truth}
         self.parts = {spec.name: spec.names for spec in graph.marked.specs}
         self.boundary = {part: name for name, parts in self.parts.items() for part in parts}
         self.guesses: dict[str, Synthesis] = {}
@@ -158,9 +155,9 @@ class Walk:
             segment.run(values, self.dnis, leaving)
             held.leaves |= leaving.below
             for name, sent in leaving.values.items():
-                guesses[name], upward = self.dnis[name].guess_up(sent, name in self.taught)
+                guesses[name], upward = self.dnis[name].guess_up(sent, name in self.learning)
                 held.send(sent, upward)
-        self.aside.do(partial(self.guesses.update, guesses))
+        self.aside.do(partial(self._keep, guesses))
         if segment.is_releasable:
             self._hand_on(segment, values, leaving, keep=False)
             self.aside.do(partial(self._end_early, held))
@@ -177,11 +174,24 @@ class Walk:
         with self.worker.updates.autocast():
             with torch.no_grad():
                 segment.run(values, self.dnis, leaving)
-            for name in leaving.values.keys() & self.taught:
+            for name in leaving.values.keys() & self.learning:
                 sent = tuple(value.detach() for value in leaving.values[name])
                 guesses[name] = self.dnis[name].synthesize(sent)
-        self.aside.do(partial(self.guesses.update, guesses))
+        self.aside.do(partial(self._keep, guesses))
         self._hand_on(segment, values, leaving, keep=False)
+
+    def _keep(self, guesses: Mapping[str, Synthesis]) -> None:
+        """Keep guesses until the truth is there; what waits for none is learned from at once."""
+        for name, guess in guesses.items():
+            if name in self.taught:
+                self.guesses[name] = guess
+            else:
+                self._learn(name, guess, (None,) * len(self.parts[name]))
+
+    def _learn(self, name: str, guess: Synthesis, true: tuple[Tensor | None, ...]) -> None:
+        """Learn from a guess and, if it was asked for, from the truth."""
+        self.dnis[name].regress(guess, true)
+        self._step(self.dnis[name])
 
     def _told(self, segment: Segment) -> dict[str, Tensor]:
         """The predictions that a segment reads."""
@@ -229,8 +239,7 @@ class Walk:
             self.readers[name] -= here
             if name in self.taught and not self.readers[name]:
                 true = tuple(self.arrived.pop(part) for part in self.parts[name])
-                self.dnis[name].regress(self.guesses.pop(name), true)
-                self._step(self.dnis[name])
+                self._learn(name, self.guesses.pop(name), true)
 
     def _hear_of(self, name: str, held: _Held) -> None:
         """Add what has arrived at a boundary from one segment to what came from others."""
@@ -246,7 +255,7 @@ class Walk:
     def _step_free_learners(self) -> None:
         """Step the synthesizers that have no optimizer of their own."""
         for name, dni in self.dnis.items():
-            if dni.optimizer is None and name in self.taught:
+            if dni.optimizer is None and name in self.learning:
                 self.worker.updates.step(f"dni.{name}")
 
 

@@ -36,11 +36,13 @@ class Learner(nn.Module, abc.ABC):
 
     It draws no random numbers in forward and holds no batch norm, so that a cut never changes
     the model's random stream and never fails at batch 1 where the model runs. One that is `silent` guesses
-    nothing but zeros, so that nobody need compute with them. `pace` multiplies the learning rate that the
-    interface has for it.
+    nothing but zeros, so that nobody need compute with them. One that is `self_taught` learns nothing from
+    the true gradient, which is then asked for now and then only. `pace` multiplies the learning rate that
+    the interface has for it.
     """
 
     silent: bool = False
+    self_taught: bool = False
     pace: float = 1.0
 
     @abc.abstractmethod

@@ -17,8 +17,8 @@ from passes import BoundarySpec, SpecError
 class LocalHead(Headed):
     """An auxiliary head learns the task from the value; the gradient of its loss is the guess.
 
-    The true gradient is not looked at, unless `regress` is above 0: then the head is regressed on it besides,
-    with that weight.
+    The true gradient teaches it nothing, unless `regress` is above 0: then the head is regressed on it
+    besides, with that weight.
 
     Sources:
         Belilovsky et al. 2020, https://arxiv.org/abs/1901.08164 (decoupled greedy learning).
@@ -46,6 +46,7 @@ class LocalHeadLearner(Learner):
         self.head = head
         self.pace = head.pace
         self.regress = regress
+        self.self_taught = not regress
 
     def fits(self, values: tuple[Tensor, ...], context: Tensor) -> bool:
         """Whether the context has labels for these values."""

@@ -30,6 +30,7 @@ class Zeros(Learner):
     """Has no parameters and returns zeros, for any number of values of any shape."""
 
     silent = True
+    self_taught = True
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
