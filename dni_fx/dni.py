@@ -26,8 +26,8 @@ from typing_extensions import override
 from dni_fx.compiled import interfaced, number_of
 from dni_fx.errors import SynthesizerError
 from dni_fx.interface import Interface
-from dni_fx.pupil import Pupil, wide
-from dni_fx.step import Step, Synthesis
+from dni_fx.pupil import Pupil
+from dni_fx.step import Step, Synthesis, wide
 from dni_fx.synthesizers import Synthesizer
 from passes import BoundarySpec
 
@@ -116,7 +116,10 @@ class DNI(Pupil):
         Nothing can be learned from it if it is not to be one that `learns`.
         """
         synthesis = self.synthesize(tuple(each.detach() for each in values), learns)
-        return synthesis, self.upward(synthesis, values, (None,) * len(values), 0)
+        upward = self.upward(synthesis, values, (None,) * len(values), 0)
+        if not synthesis.taught:
+            synthesis.be_sent()
+        return synthesis, upward
 
     def answer(
         self, synthesis: Synthesis, values: Sequence[Tensor], true: Sequence[Tensor | None], mix: float
@@ -210,9 +213,8 @@ class DNI(Pupil):
         interface = self.interface
         if not self.learner.self_taught or interface.stale:
             return True
-        is_new = self.scale.count < interface.audit
         doubts = interface.guard and self.guard.doubts
-        return is_new or bool(doubts) or (now.number + self.spec.producer) % interface.audit == 0
+        return bool(doubts) or (now.number + self.spec.producer) % interface.audit == 0
 
     def _has_its_turn(self, now: Step) -> bool:
         """Whether this boundary is cut in this step, where boundaries take turns."""

@@ -22,8 +22,8 @@ class Interface(Named):
 
     Once it has warmed up, the synthesizer learns in every `every`-th step only, boundaries in turn; in the
     others nobody computes what it would learn from, and neither `diagnosis` nor guard says anything. One that
-    learns nothing from the true gradient is compared with it in every `audit`-th step only, and in each one
-    while it is new or the guard has doubts: stages need no gradient of what they read for the others.
+    learns nothing from the true gradient is compared with it in every `audit`-th step only, boundaries in
+    turn, and in each one while the guard has doubts: stages pass no gradient on in the others.
     With `stale=k` it learns from the true gradient that came k times before this one, with the value and the
     labels of that batch, which are kept, so that nobody need have the gradient of a batch until k more are
     through. What is kept is in the state dict.

@@ -17,7 +17,7 @@ from dni_fx.late import Kept, Late
 from dni_fx.learning import Adam
 from dni_fx.predictor import Predictor
 from dni_fx.scale import Scale
-from dni_fx.step import Synthesis
+from dni_fx.step import Synthesis, wide
 from dni_fx.synthesizers import Guess, Remembering, Synthesizer
 from passes import BoundarySpec
 
@@ -136,7 +136,8 @@ class Pupil(nn.Module):
 
     def _learn_alone(self, synthesis: Synthesis) -> None:
         """Learn what needs no true gradient."""
-        if synthesis.learns and all(map(_is_finite, synthesis.gradients)):
+        synthesis.be_sent()
+        if synthesis.learns:
             self._learn_by(synthesis, [], [])
         synthesis.let_go()
 
@@ -240,12 +241,3 @@ class Pupil(nn.Module):
             return moved.to(wide(moved)) if moved.is_floating_point() else moved
 
         return super()._apply(kept, recurse)
-
-
-def _is_finite(guess: Tensor) -> bool:
-    return bool(torch.linalg.vector_norm(guess, dtype=wide(guess)).isfinite())
-
-
-def wide(guess: Tensor) -> torch.dtype:
-    """At least float32: a regression in half precision would round small errors away."""
-    return torch.promote_types(guess.dtype, torch.float32)

@@ -71,6 +71,13 @@ class Synthesis:
     values: tuple[Tensor, ...] = ()
     fired: bool = field(default=False)
 
+    def be_sent(self) -> None:
+        """Forget the guess, which waits for no truth; from one that is not finite nothing is learned."""
+        lengths = [torch.linalg.vector_norm(guess, dtype=wide(guess)) for guess in self.gradients]
+        if not all(bool(length.isfinite()) for length in lengths):
+            self.objective, self.learned = None, None
+        self.gradients = ()
+
     def let_go(self) -> None:
         """Forget the guess itself, with all that hangs on it: nothing more is to be learned."""
         self.gradients, self.objective, self.learned = (), None, None
@@ -84,3 +91,8 @@ class Synthesis:
     def true_size(self) -> float:
         """What makes gradients of samples of the true gradient."""
         return self.batch / self.gradient_scale
+
+
+def wide(guess: Tensor) -> torch.dtype:
+    """At least float32: a regression in half precision would round small errors away."""
+    return torch.promote_types(guess.dtype, torch.float32)

@@ -9,13 +9,13 @@ part of its activations; `checkpoint`, which computes every stage but the last a
 in the plain loop, whose stages are released early; `local`, whose stages step one after the other; and
 `zero`, `drop-in` without any guess.
 
-Live bytes are the most that tensors held at once in a step, to the byte, beyond weights, buffers, the state
-of optimizers and the batch: what autograd keeps, what is computed again, gradients that flow and those of
-weights. `without gradients` leaves out the gradients of the net's weights. What compiled code holds is
-what the allocator gave it. `process` is by how much the resident process grew in a step; the heap of glibc
-keeps memory that tensors have freed, and with MALLOC_MMAP_THRESHOLD_=131072 it grows by little more than the
-live bytes. `kept` is what stays between steps, synthesizers and their optimizers included; `cutting` by
-how much the process grew while the net was made, captured and cut. On a GPU bytes are the allocator's.
+Live bytes are the most that tensors held at once in any of eight steps, to the byte, beyond weights, buffers,
+the state of optimizers and the batch: what autograd keeps, what is computed again, gradients that flow and
+those of weights. `without gradients` leaves out the gradients of the net's weights. What compiled code holds
+is what the allocator gave it. `process` is by how much the resident process grew; the heap of glibc keeps
+memory that tensors have freed, and with MALLOC_MMAP_THRESHOLD_=131072 it grows by little more than the live
+bytes. `kept` is what stays between steps, synthesizers and their optimizers included; `cutting` by how
+much the process grew while the net was made, captured and cut. On a GPU bytes are the allocator's.
 Memory is measured in a process for each row; times are of steps that all rows take in turns, after which
 losses on held-out data are compared at equal time. Ratios are to backprop.
 """

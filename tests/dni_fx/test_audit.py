@@ -61,7 +61,7 @@ def test_how_often_it_is_compared_changes_nothing_that_is_learned(how):
 @pytest.mark.parametrize("how", ["drop-in", "local"])
 def test_nobody_computes_the_gradient_between_comparisons_and_boundaries_take_turns(how):
     cut, x, y = classifier("dni:audit=4,guard=0")
-    steps(cut, x, y, 4, how)  # compared in each step while it is new
+    steps(cut, x, y, 4, how)
     asked = []
     cut[2].register_forward_hook(lambda m, args, out: asked.append(args[0].requires_grad))
     steps(cut, x, y, 1, how)  # captures again, with the hook
@@ -129,8 +129,7 @@ def test_a_run_tells_of_the_steps_in_which_it_was_compared():
         cut, [(x, y)] * 6, loss=F.cross_entropy, runtime="local", progress=False, labels_as_context=True
     )
     told = [sorted(record.boundaries) for record in found.history]
-    assert told[:2] == [sorted(dni_fx.boundaries(cut))] * 2
-    assert all(len(each) == 1 for each in told[2:])
+    assert told[2:] == [["3"], ["1"], ["3"], ["1"]]
 
 
 def test_less_than_every_step_is_refused():
