@@ -140,7 +140,7 @@ def trainable(program: Program) -> Program:
 def prepare(cut: Decoupled, call: Call) -> None:
     """Capture and cut the training graph of a drop-in for calls like this one; it can be trained anywhere."""
     with torch.inference_mode(False), training_mode(cut), torch.enable_grad():
-        cutting_of(cut).graph(cut, call)
+        cutting_of(cut).graph(cut, cutting_of(cut).opened(cut, call))
 
 
 def example_of(cut: Decoupled, inputs: Inputs | None) -> Call:
@@ -163,6 +163,7 @@ def cutting_for(
     interface: str | Interface | Mapping[str, str | Interface],
     context: str,
     classes: int = 0,
+    carry: Mapping[str, str | int] | None = None,
 ) -> Cutting:
     """How a program is to be cut, by objects or their text forms.
 
@@ -180,6 +181,7 @@ def cutting_for(
         partial(fill, choice, interfaces),
         classes or max((each.classes for each in asked), default=0),
         context,
+        {argument: str(path) for argument, path in (carry or {}).items()},
     )
 
 

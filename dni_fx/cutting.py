@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import is_
 from typing import Any, TypeVar
@@ -13,9 +13,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from dni_fx.calls import Call, call_of
+from dni_fx.carry import Passage, end_episodes
 from dni_fx.compiled import condition_of, number_of
 from dni_fx.dni import DNI
 from dni_fx.errors import CaptureError, DniError, PlanError
+from dni_fx.feedback import Carry, Feedback
 from dni_fx.hooks import Hooks, hooks_passed_by, numbers_of
 from dni_fx.interfaces import Interfaces
 from dni_fx.program import Capture, Key, Program, key_of, modules_of, signature_of
@@ -68,6 +70,7 @@ class CutGraph:
     marked: Marked
     road: Road
     hooks: list[Hooks]
+    feedback: tuple[Feedback, ...] = ()
 
     def is_bound_to(self, modules: list[nn.Module]) -> bool:
         """Whether its stages run on these very modules: a layer may have been replaced since."""
@@ -82,7 +85,8 @@ class Cutting:
     """Everything that a drop-in adds to its model, but for the synthesizers' parameters.
 
     `plan` is a plan or what chooses one when the first graph is there; `fill` puts a DNI for each boundary
-    into a container; `context` names the model input that holds the labels.
+    into a container; `context` names the model input that holds the labels. `carry` says which argument the
+    next call takes from which output of this one.
     """
 
     def __init__(
@@ -92,12 +96,14 @@ class Cutting:
         fill: Callable[[nn.Module, Sequence[BoundarySpec], Step], None],
         classes: int,
         context: str,
+        carry: Mapping[str, str] | None = None,
     ) -> None:
         self.program = program
         self.plan = plan
         self.fill = fill
         self.classes = classes
         self.context = context
+        self.carry = Carry(carry or {})
         self.step = Step()
         self.interfaces = Interfaces()
         self.instance_forward: Callable[..., Any] | None = None
@@ -118,22 +124,50 @@ class Cutting:
         vars(self).update(state)
         self.number = number_of(self)  # a copy's own
 
-    def forward(self, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
+    def forward(
+        self, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any, reset: Any = None
+    ) -> Any:
         """Run the cut graph for this call in train mode; the synthesizers learn from the step before."""
-        call = call_of(signature_of(tree), args, kwargs)
+        call = self.opened(tree, call_of(signature_of(tree), args, kwargs))
         refuse_transforms(tree)
 
         def run(graph: CutGraph) -> Any:
             self.begin(call, context)
-            values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
+            passage = self.passage(graph, reset)
+            leaves = passage.enter(call.leaves)
+            values = dict(zip(graph.road.split.inputs, leaves, strict=True))
             if graph.road.split.in_order:
                 outputs = run_stages(graph.road, values, self.filled())
             else:
-                outputs = graph.marked.whole(tree, *call.leaves)
-            return pytree.tree_unflatten(outputs, graph.capture.out_spec)
+                outputs = graph.marked.whole(tree, *leaves)
+            return pytree.tree_unflatten(passage.leave(outputs), graph.capture.out_spec)
 
         with own_saved_tensors():
             return self._along(tree, call, run)
+
+    def passage(self, graph: CutGraph, reset: Any) -> Passage:
+        """The way of carried state through one step; of none where true gradients go up everywhere.
+
+        Raises:
+            DniError: episodes are to end, and no state is carried.
+        """
+        self.carry.check(reset)
+        return Passage(() if self.step.exact else graph.feedback, self.filled(), reset)
+
+    def opened(self, tree: nn.Module, call: Call) -> Call:
+        """The same call whose carried state hangs on no step before, and whose gradient is asked for."""
+        return call if self.step.exact else self.carry.opened(signature_of(tree), call)
+
+    def ended(
+        self, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any, reset: Any
+    ) -> Any:
+        """The outputs of a call, with zeros for the state of samples whose episode is over."""
+        self.carry.check(reset)
+        signature = signature_of(tree)
+        flat, spec = pytree.tree_flatten(outputs)
+        for edge in self.carry.edges(signature, call_of(signature, args, kwargs), spec):
+            end_episodes(edge, flat, reset)
+        return pytree.tree_unflatten(flat, spec)
 
     def settled(self, tree: nn.Module, call: Call) -> CutGraph:
         """The cut graph that takes the way of this data; it is run once for that if it has branches."""
@@ -216,12 +250,13 @@ class Cutting:
         plan = refit(self.plan, dataflow(captured)) if self.graphs or self.was_cut else self.plan
         marked = Pipeline((MarkBoundaries(plan, *self._classes(capture)),)).run(captured)
         specs = tuple(spec for _, spec in boundaries(marked))
-        self._fill(tree, specs)
+        edges = self.carry.located(signature_of(tree), call, marked.graph, capture.out_spec)
+        self._fill(tree, (*specs, *(edge.spec for edge in edges if edge.spec is not None)))
         if self.program.example is None:
             self.program.example = replace(call, leaves=tuple(leaf.detach() for leaf in call.leaves))
         code = Marked(marked.graph, specs, compile_graph(marked.graph), condition_of(capture.sizes.condition))
         hooks = hooks_passed_by(capture.graph, tree)
-        made = CutGraph(key, modules, capture, code, road(tree, split_stages(marked, plan)), hooks)
+        made = CutGraph(key, modules, capture, code, road(tree, split_stages(marked, plan)), hooks, edges)
         self.graphs.append(made)
         self.was_cut = False  # from here on, a plan that does not fit is told
         return made

@@ -53,12 +53,19 @@ class Decoupled(nn.Module):
         )
 
     @override
-    def forward(self, *args: Any, dni_context: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        *args: Any,
+        dni_context: torch.Tensor | None = None,
+        dni_reset: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """What the original model returns for the same arguments, bit for bit.
 
         In train mode with gradients enabled, backward then sends synthetic gradients across the cuts;
         `dni_context` is handed to the synthesizers, usually the labels. The first such call captures
-        and cuts the model if no example was given before.
+        and cuts the model if no example was given before. Where state is carried, `dni_reset`, `(batch,)`,
+        marks the samples whose episode ends with this step: their state is returned as zeros.
 
         Raises:
             CaptureError: no front-end can capture the model.
@@ -66,12 +73,13 @@ class Decoupled(nn.Module):
             DniError: the call is one that would go around the boundaries.
         """
         if not (self.training and torch.is_grad_enabled()):
-            return run_original(self, args, kwargs)
-        if torch.compiler.is_dynamo_compiling():
+            outputs = run_original(self, args, kwargs)
+            return outputs if dni_reset is None else self._dni.ended(self, args, kwargs, outputs, dni_reset)
+        if torch.compiler.is_dynamo_compiling() and not self._dni.carry:
             from dni_fx.traced import run_traced  # brings in the compiler, which takes long to import
 
             return run_traced(self._dni, self, args, kwargs, dni_context)
-        return self._dni.forward(self, args, kwargs, dni_context)
+        return self._dni.forward(self, args, kwargs, dni_context, dni_reset)
 
 
 def attach(tree: nn.Module, cutting: Cutting) -> Decoupled:

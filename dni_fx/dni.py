@@ -51,6 +51,12 @@ class DNI(Pupil):
         return self.interface.mix_after(self.scale.count)
 
     @property
+    def context(self) -> Tensor | None:
+        """What is known beside the value: nothing of the steps that carried state goes to."""
+        now: Step = self.__dict__["now"]
+        return None if self.spec.delay else now.context
+
+    @property
     def is_due(self) -> bool:
         """Whether it learns from the true gradient of this step: always until its mix is what it will be."""
         now: Step = self.__dict__["now"]
@@ -144,7 +150,7 @@ class DNI(Pupil):
         learns = learns and self.is_due
         taught = learns and self.wants_truth
         stale = taught and self.interface.stale > 0
-        guess = self.ask(values, now.context, learns and self.learns and not stale and not now.exact)
+        guess = self.ask(values, self.context, learns and self.learns and not stale and not now.exact)
         made = Synthesis(
             guess.gradients,
             self.scale.units(),
@@ -152,7 +158,7 @@ class DNI(Pupil):
             guess.objective,
             guess.learned,
             guess.loss,
-            now.context,
+            self.context,
             now.batch,
             now.gradient_scale,
             now.record,
@@ -202,7 +208,7 @@ class DNI(Pupil):
             )
         if self.synthesizer.needs == "loss" and self.interface.stale:
             raise SynthesizerError(f"{place} learns from the loss of the batch itself: choose stale=0.")
-        if self.synthesizer.needs == "context" and now.context is None:
+        if self.synthesizer.needs == "context" and self.context is None:
             raise SynthesizerError(
                 f"{place} guesses from the labels, and there are none. Pass dni_context= with every batch, "
                 "name the input of the model that holds them with context=, or choose mlp."

@@ -103,6 +103,7 @@ def decouple(
     synthesizer: str | Synthesizer | Mapping[str, str | Synthesizer] = "auto",
     interface: str | Interface | Mapping[str, str | Interface] = "dni",
     context: str = "",
+    carry: Mapping[str, str | int] | None = None,
     frontend: str | FrontEnd = "auto",
 ) -> Decoupled:
     """A drop-in for a model that trains in stages; it shares the model's parameters and buffers.
@@ -110,7 +111,8 @@ def decouple(
     Without `inputs` the model is captured and cut at its first batch; so is one on the meta device, which
     needs memory and numbers by then. `synthesizer` and `interface` are each one choice or a map from patterns
     of boundary names to choices. `context` names the model input that holds the labels, if one does;
-    otherwise pass `dni_context=` when calling the result.
+    otherwise pass `dni_context=` when calling the result. `carry` is for models that return state which they
+    are to be given again: the name of the argument, and the place of the output (`{"state": 1}`).
 
     Raises:
         DniError: the model is decoupled already, or has no parameters.
@@ -128,7 +130,8 @@ def decouple(
     if inputs is not None:
         program.example = example_call(program.tree, inputs)
     program = trainable(program)
-    cut = attach(detach(program.tree), cutting_for(program, plan, synthesizer, interface, context))
+    how = cutting_for(program, plan, synthesizer, interface, context, carry=carry)
+    cut = attach(detach(program.tree), how)
     if program.example is not None:
         prepare(cut, program.example)
     return cut

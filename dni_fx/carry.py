@@ -1,0 +1,197 @@
+"""Carried state: what a step makes of the state it is given, and of the state it returns.
+
+A model that returns state for its next step is a graph with an edge back. In time that edge is a cut like any
+other: the next step makes the gradient of the state, too late for the step that made it.
+
+    state ──listen──▶ step ──▶ outputs ──send──▶ loss         forward: identities
+      ▲                │
+      └──── next ── new state
+                                                               backward: what arrives at `listen` teaches
+                                                               the synthesizer; `send` brings its guess of
+                                                               what the next step will say to the new state
+
+Sources:
+    Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.2 and appendix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dni_fx.dni import DNI
+from dni_fx.errors import StageError
+from dni_fx.feedback import Feedback
+from dni_fx.step import Synthesis
+
+
+class Passage:
+    """The state of one step on its way through a model: in by `enter`, out by `leave`.
+
+    Gradients arrive by autograd, or are handed to `close` where a runtime asks `enter` for `leaves`.
+    `reset` marks the samples whose episode ends with this step: they get a gradient of zeros from beyond it,
+    and begin the next one with a state of zeros.
+    """
+
+    def __init__(self, feedbacks: Sequence[Feedback], dnis: Mapping[str, DNI], reset: Tensor | None) -> None:
+        self.edges = [_Edge(each, dnis[each.spec.name]) for each in feedbacks if each.spec is not None]
+        self.feedbacks = feedbacks
+        self.reset = reset
+
+    def enter(self, leaves: Sequence[Tensor], as_leaves: bool = False) -> list[Tensor]:
+        """The tensors of the call, those of the state in a form that gradients are heard of."""
+        entered = list(leaves)
+        for edge in self.edges:
+            edge.enter(entered, as_leaves)
+        return entered
+
+    def leave(self, outputs: Sequence[Any]) -> list[Any]:
+        """The flat outputs; a backward pass from any of them brings synthetic gradients to the new state."""
+        left = list(outputs)
+        for edge in self.edges:
+            edge.leave(left, self.reset)
+        if self.reset is not None:
+            for each in self.feedbacks:
+                end_episodes(each, left, self.reset)
+        return left
+
+    def close(self) -> None:
+        """Learn from what has arrived at the leaves that `enter` made."""
+        for edge in self.edges:
+            edge.close()
+
+
+def end_episodes(feedback: Feedback, outputs: list[Any], reset: Tensor) -> None:
+    """Put zeros in the place of the state of samples whose episode is over."""
+    for at, dim in zip(feedback.writes, feedback.batch_dims, strict=True):
+        outputs[at] = torch.where(_along(reset, outputs[at], dim), 0, outputs[at])
+
+
+class _Edge:
+    """One edge back in one step."""
+
+    def __init__(self, feedback: Feedback, dni: DNI) -> None:
+        self.dni = dni
+        self.reads = [feedback.reads[at] for at in feedback.carries]
+        self.writes = [feedback.writes[at] for at in feedback.carries]
+        self.dims = [feedback.batch_dims[at] for at in feedback.carries]
+        self.synthesis: Synthesis | None = None
+        self.leaves: list[Tensor] = []
+        self.upward: tuple[Tensor, ...] | None = None
+
+    def enter(self, entered: list[Tensor], as_leaves: bool) -> None:
+        """Guess for the state that comes in, to be taught by what arrives there."""
+        state = [entered[at].detach() for at in self.reads]
+        if self.dni.wants_truth:
+            self.synthesis = self.dni.synthesize(self._flat(state))
+        if as_leaves:
+            self.leaves = [each.requires_grad_() for each in state]
+            given: Sequence[Tensor] = self.leaves
+        else:
+            given = _Listen.apply(self, *(each.requires_grad_() for each in state))
+        for at, value in zip(self.reads, given, strict=True):
+            entered[at] = value
+
+    def leave(self, left: list[Any], reset: Tensor | None) -> None:
+        """Let every output bring what is guessed for the state that goes out."""
+        state = [left[at] for at in self.writes]
+        guess, up = self.dni.guess_up(self._flat([each.detach() for each in state]), learns=False)
+        del guess
+        if self.dni.mix == 1 or all(each is None for each in up):
+            return
+        self.upward = self._formed(up, state, reset)
+        rest = [at for at, value in enumerate(left) if _is_live(value) and at not in self.writes]
+        for at in rest or self.writes:
+            left[at] = _Send.apply(self, left[at], *state)
+
+    def arrive(self, true: Sequence[Tensor | None]) -> None:
+        """Learn from the gradient of the state that came in."""
+        if self.synthesis is not None:
+            like = zip(true, self.dims, self.reads, strict=True)
+            flat = tuple(None if each is None else _batch_first(each, dim) for each, dim, _ in like)
+            self.dni.regress(self.synthesis, flat)
+
+    def close(self) -> None:
+        """Learn from what has arrived at the leaves."""
+        self.arrive([leaf.grad for leaf in self.leaves])
+
+    def taken(self) -> tuple[Tensor | None, ...]:
+        """What goes to the new state, once."""
+        up, self.upward = self.upward, None
+        return (None,) * len(self.writes) if up is None else up
+
+    def _flat(self, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(_batch_first(each, dim) for each, dim in zip(state, self.dims, strict=True))
+
+    def _formed(
+        self, up: Sequence[Tensor | None], state: Sequence[Tensor], reset: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        formed: list[Tensor] = []
+        for guess, value, dim in zip(up, state, self.dims, strict=True):
+            each = torch.zeros_like(value) if guess is None else _as_it_was(guess, value, dim)
+            formed.append(each if reset is None else torch.where(_along(reset, each, dim), 0, each))
+        return tuple(formed)
+
+
+class _Listen(torch.autograd.Function):
+    """Identity; in backward the gradient ends here, and teaches."""
+
+    @staticmethod
+    def forward(edge: _Edge, *state: Tensor) -> tuple[Tensor, ...]:
+        return tuple(each.view_as(each) for each in state)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.edge = inputs[0]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *true: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.edge.arrive(true)
+        return None, *(None for _ in true)
+
+
+class _Send(torch.autograd.Function):
+    """Identity of an output; the first one that a backward pass comes through brings along the guess."""
+
+    @staticmethod
+    def forward(edge: _Edge, output: Tensor, *state: Tensor) -> Tensor:
+        return output.view_as(output)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.edge = inputs[0]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, up: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, up, *ctx.edge.taken()
+
+
+def _is_live(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _batch_first(value: Tensor, dim: int) -> Tensor:
+    """As the boundary has it: `(batch, features)` where the batch is not in front."""
+    return value.movedim(dim, 0).flatten(1) if dim else value
+
+
+def _as_it_was(guess: Tensor, value: Tensor, dim: int) -> Tensor:
+    return guess.reshape(value.movedim(dim, 0).shape).movedim(0, dim) if dim else guess
+
+
+def _along(reset: Tensor, value: Tensor, dim: int) -> Tensor:
+    """A mask `(batch,)` in the dimensions of a value."""
+    if reset.shape != value.shape[dim : dim + 1]:
+        raise StageError(
+            f"dni_reset is of shape {tuple(reset.shape)}, and the state has a batch of {value.shape[dim]}: "
+            "it marks the samples whose episode ends with this step."
+        )
+    return reset.bool().view(*[-1 if at == dim else 1 for at in range(value.dim())])

@@ -1,0 +1,247 @@
+"""State that a model returns so that it is passed in again: an edge from an output back to an input."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor, fx
+
+from dni_fx.calls import Call, Form
+from dni_fx.errors import DniError, PlanError
+from passes import BoundarySpec, ValueSpec
+from passes.values import value_of
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """One edge back: tensors of an argument, and those of an output that take their places in the next step.
+
+    `reads` are places among the tensors of a call, `writes` among the flat outputs. `batch_dims` says which
+    dimension of each tensor is the batch. `spec` is the boundary on the edge, None if no gradient goes there;
+    `carries` are those of its tensors that are values of the boundary.
+    """
+
+    argument: str
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    batch_dims: tuple[int, ...]
+    spec: BoundarySpec | None = None
+    carries: tuple[int, ...] = ()
+
+
+class Carry:
+    """Which argument the next call takes from which output of this one: `{"state": "1"}`."""
+
+    def __init__(self, paths: Mapping[str, str]) -> None:
+        self.paths = dict(paths)
+        self._batch_dims: dict[str, tuple[int, ...]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.paths)
+
+    def check(self, reset: object) -> None:
+        """Do nothing if episodes can end so.
+
+        Raises:
+            DniError: it is no mask, or no state is carried.
+        """
+        if reset is not None and not (self.paths and isinstance(reset, Tensor)):
+            raise DniError(
+                "dni_reset is a tensor (batch,) that marks the samples whose episode ends with this step, "
+                "for a model that was decoupled with carry=."
+            )
+
+    def places(self, signature: inspect.Signature, call: Call) -> dict[str, tuple[int, ...]]:
+        """Which of the tensors of a call are the state, by the argument that holds them.
+
+        Raises:
+            PlanError: the call passes no state.
+        """
+        return {argument: reads_of(signature, call.form, argument) for argument in self.paths}
+
+    def opened(self, signature: inspect.Signature, call: Call) -> Call:
+        """The same call whose state hangs on no step before, and whose gradient is asked for."""
+        if not self.paths:
+            return call
+        places = {at for found in self.places(signature, call).values() for at in found}
+        leaves = tuple(
+            leaf.detach().requires_grad_() if at in places and leaf.is_floating_point() else leaf
+            for at, leaf in enumerate(call.leaves)
+        )
+        kinds = tuple((leaf.dtype, leaf.requires_grad) for leaf in leaves)
+        return replace(call, form=replace(call.form, kinds=kinds), leaves=leaves)
+
+    def edges(
+        self, signature: inspect.Signature, call: Call, out_spec: pytree.TreeSpec
+    ) -> Iterator[Feedback]:
+        """The edges back, as far as a call and the form of its outputs show them.
+
+        Raises:
+            PlanError: the state that is returned has not the form of the one that is passed in.
+        """
+        for argument, reads in self.places(signature, call).items():
+            path = self.paths[argument]
+            writes = writes_of(out_spec, path)
+            if len(reads) != len(writes):
+                raise PlanError(
+                    f"the argument {argument!r} holds {len(reads)} tensors, and the output {path!r} that is "
+                    f"to be carried there {len(writes)}. State comes back in the form it is passed in."
+                )
+            if argument not in self._batch_dims:
+                state = [call.leaves[at] for at in reads]
+                self._batch_dims[argument] = batch_dims_of(state, call.batch, argument)
+            yield Feedback(argument, reads, writes, self._batch_dims[argument])
+
+    def located(
+        self, signature: inspect.Signature, call: Call, graph: fx.Graph, out_spec: pytree.TreeSpec
+    ) -> tuple[Feedback, ...]:
+        """The edges back with their boundaries, by a graph whose nodes have their stages.
+
+        Raises:
+            PlanError: an output is no tensor like the state.
+        """
+        return tuple(_located(edge, graph) for edge in self.edges(signature, call, out_spec))
+
+
+def reads_of(signature: inspect.Signature, form: Form, argument: str) -> tuple[int, ...]:
+    """Which of the tensors of a call are those of an argument.
+
+    Raises:
+        PlanError: the call passes no such argument, or no tensor in it.
+    """
+    args, kwargs = form.rebuild([_Place(at) for at in range(len(form.names))])
+    passed = signature.bind(*args, **kwargs).arguments
+    found = [leaf.at for leaf in pytree.tree_leaves(passed.get(argument)) if isinstance(leaf, _Place)]
+    if not found:
+        raise PlanError(
+            f"state is to be carried to the argument {argument!r}, and this call passes no tensor in it; it "
+            f"passes {', '.join(passed)}. Pass the first state, zeros for example."
+        )
+    return tuple(found)
+
+
+def writes_of(out_spec: pytree.TreeSpec, path: str) -> tuple[int, ...]:
+    """Which of the flat outputs lie at a path, such as `1`, `state` or `1.0`.
+
+    Raises:
+        PlanError: there is nothing.
+    """
+    whole: Any = pytree.tree_unflatten(list(range(out_spec.num_leaves)), out_spec)
+    found = whole
+    for step in path.split("."):
+        try:
+            found = _entered(found, step)
+        except (KeyError, IndexError, AttributeError, TypeError):
+            raise PlanError(
+                f"state is to be carried from the output {path!r}, and the model returns {_shape(whole)}. "
+                "Name the place of the state in it: 1 for the second of a tuple, a key, or a path like 1.0."
+            ) from None
+    return tuple(pytree.tree_leaves(found))
+
+
+def batch_dims_of(leaves: Sequence[Tensor], batch: int, argument: str) -> tuple[int, ...]:
+    """Which dimension of each tensor is the batch, by its size; all but the last one come into question.
+
+    Raises:
+        PlanError: none is, or several may be.
+    """
+    return tuple(_batch_dim(leaf, batch, argument) for leaf in leaves)
+
+
+def name_of(argument: str) -> str:
+    """What the boundary on the edge back to an argument is called."""
+    return f"carried_{argument}"
+
+
+def _located(feedback: Feedback, graph: fx.Graph) -> Feedback:
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    result: Any = next(iter(reversed(graph.nodes))).args[0]
+    values: list[ValueSpec] = []
+    carries: list[int] = []
+    readers: list[fx.Node] = []
+    makers: list[fx.Node] = []
+    for at, (read, write) in enumerate(zip(feedback.reads, feedback.writes, strict=True)):
+        node, source = inputs[read], result[write]
+        _check_alike(feedback.argument, node, source)
+        if value_of(source).requires_grad:
+            carries.append(at)
+            values.append(_value_spec(node, feedback.batch_dims[at]))
+            makers.append(source)
+            readers += node.users
+    if not values:
+        return feedback
+    spec = BoundarySpec(
+        name_of(feedback.argument),
+        tuple(values),
+        max(_stages(makers), default=0),
+        tuple(sorted(set(_stages(readers)))),
+        delay=1,
+    )
+    return replace(feedback, spec=spec, carries=tuple(carries))
+
+
+def _stages(nodes: Iterable[fx.Node]) -> list[int]:
+    return [node.meta["stage"] for node in nodes if "stage" in node.meta]
+
+
+@dataclass(frozen=True)
+class _Place:
+    at: int
+
+
+def _entered(found: Any, step: str) -> Any:
+    if isinstance(found, Mapping):
+        return found[step]
+    if isinstance(found, tuple | list) and step.isdigit():
+        return found[int(step)]
+    return getattr(found, step)
+
+
+def _shape(whole: Any) -> str:
+    if isinstance(whole, Mapping):
+        return f"a {type(whole).__name__} with {', '.join(map(str, whole))}"
+    if isinstance(whole, tuple | list):
+        return f"a {type(whole).__name__} of {len(whole)}"
+    return f"a {type(whole).__name__ if not isinstance(whole, int) else 'tensor'}"
+
+
+def _batch_dim(leaf: Tensor, batch: int, argument: str) -> int:
+    last = leaf.dim() if leaf.dim() == 1 else leaf.dim() - 1
+    found = [at for at in range(last) if leaf.shape[at] == batch]
+    if len(found) != 1:
+        several = "several dimensions are" if found else "no dimension is"
+        raise PlanError(
+            f"cannot tell which dimension of {argument!r}, {tuple(leaf.shape)}, is the batch: {several} of "
+            f"its size, {batch}. Give an example whose batch has a size of its own."
+        )
+    return found[0]
+
+
+def _check_alike(argument: str, node: fx.Node, source: Any) -> None:
+    wanted = value_of(node)
+    given = value_of(source) if isinstance(source, fx.Node) else None
+    if given is None or given.shape != wanted.shape or given.dtype != wanted.dtype:
+        is_told = given is not None and given.shape is not None
+        what = f"{given.dtype} of shape {given.shape}" if given is not None and is_told else "no tensor"
+        raise PlanError(
+            f"what is carried to {argument!r} is {what}, and {node.name} is {wanted.dtype} of shape "
+            f"{wanted.shape}. State comes back in the form in which it is passed in."
+        )
+
+
+def _value_spec(node: fx.Node, batch_dim: int) -> ValueSpec:
+    """Batch first, one row each: of a state whose batch is not in front, layers before it count as features."""
+    value = value_of(node)
+    assert value.shape is not None
+    assert value.dtype is not None
+    if not batch_dim:
+        return ValueSpec(node.name, value.shape, value.dims, value.dtype, 0, value.feature_dim)
+    batch = value.shape[batch_dim]
+    features = 1
+    for at, size in enumerate(value.shape):
+        features *= 1 if at == batch_dim else size
+    return ValueSpec(node.name, (batch, features), ("b", features), value.dtype, 0, 1)
