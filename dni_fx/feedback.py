@@ -234,7 +234,7 @@ def _check_alike(argument: str, node: fx.Node, source: Any) -> None:
 
 
 def _value_spec(node: fx.Node, batch_dim: int) -> ValueSpec:
-    """Batch first, one row each: of a state whose batch is not in front, layers before it count as features."""
+    """Batch first, one row each, if the batch is not in front: layers before it count as features."""
     value = value_of(node)
     assert value.shape is not None
     assert value.dtype is not None
