@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from dni_fx.dni import DNI
 from dni_fx.errors import StageError
 from dni_fx.feedback import Feedback
+from dni_fx.gradients import added
 from dni_fx.step import Synthesis
 
 
@@ -80,14 +81,17 @@ class _Edge:
         self.writes = [feedback.writes[at] for at in feedback.carries]
         self.dims = [feedback.batch_dims[at] for at in feedback.carries]
         self.synthesis: Synthesis | None = None
+        self.given: tuple[Tensor, ...] = ()
+        self.wanted: Sequence[Tensor | None] = ()
         self.leaves: list[Tensor] = []
         self.upward: tuple[Tensor, ...] | None = None
 
     def enter(self, entered: list[Tensor], as_leaves: bool) -> None:
         """Guess for the state that comes in, to be taught by what arrives there."""
         state = [entered[at].detach() for at in self.reads]
+        self.given = self._flat(state)
         if self.dni.wants_truth:
-            self.synthesis = self.dni.synthesize(self._flat(state))
+            self.synthesis = self.dni.synthesize(self.given)
         if as_leaves:
             self.leaves = [each.requires_grad_() for each in state]
             given: Sequence[Tensor] = self.leaves
@@ -99,8 +103,9 @@ class _Edge:
     def leave(self, left: list[Any], reset: Tensor | None) -> None:
         """Let every output bring what is guessed for the state that goes out."""
         state = [left[at] for at in self.writes]
-        guess, up = self.dni.guess_up(self._flat([each.detach() for each in state]), learns=False)
-        del guess
+        guess = self.dni.synthesize(self._flat([each.detach() for each in state]), learns=False)
+        up = self.dni.upward(guess, guess.gradients, (None,) * len(state), 0)
+        self._look_ahead(guess)
         if self.dni.mix == 1 or all(each is None for each in up):
             return
         self.upward = self._formed(up, state, reset)
@@ -111,13 +116,20 @@ class _Edge:
     def arrive(self, true: Sequence[Tensor | None]) -> None:
         """Learn from the gradient of the state that came in."""
         if self.synthesis is not None:
-            like = zip(true, self.dims, self.reads, strict=True)
-            flat = tuple(None if each is None else _batch_first(each, dim) for each, dim, _ in like)
-            self.dni.regress(self.synthesis, flat)
+            both = zip(true, self.dims, strict=True)
+            flat = [None if each is None else _batch_first(each, dim) for each, dim in both]
+            asked = self.wanted or [None] * len(flat)
+            self.dni.regress(self.synthesis, tuple(added([*each]) for each in zip(flat, asked, strict=True)))
 
     def close(self) -> None:
         """Learn from what has arrived at the leaves."""
         self.arrive([leaf.grad for leaf in self.leaves])
+
+    def _look_ahead(self, guess: Synthesis) -> None:
+        """Compare the guess for the new state with what the old one tells of it."""
+        if self.dni.ahead is not None and not guess.natural and self.synthesis is not None:
+            wanted = self.dni.ahead.compare(self.given, guess.gradients, self.dni.interface)
+            self.wanted = [each * guess.gradient_scale for each in wanted]
 
     def taken(self) -> tuple[Tensor | None, ...]:
         """What goes to the new state, once."""

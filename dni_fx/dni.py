@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
+from dni_fx.ahead import Ahead
 from dni_fx.compiled import interfaced, number_of
 from dni_fx.errors import SynthesizerError
 from dni_fx.interface import Interface
@@ -39,6 +40,7 @@ class DNI(Pupil):
         self, spec: BoundarySpec, synthesizer: Synthesizer, interface: Interface, step: Step
     ) -> None:
         super().__init__(spec, synthesizer, interface)
+        self.ahead = Ahead(spec, synthesizer, interface) if spec.delay and interface.aux else None
         self.__dict__["now"] = step  # shared by all DNIs of a model
         self._number = number_of(self)
 
@@ -198,6 +200,13 @@ class DNI(Pupil):
             up = guess.to(value.dtype)
             result.append(up if mix == 0 or exact is None else up + mix * exact)
         return tuple(result)
+
+    @override
+    def step(self) -> None:
+        """Update the learner, and what looks ahead, by what was collected since the last time."""
+        super().step()
+        if self.ahead is not None:
+            self.ahead.step(self.interface)
 
     def _check_needs(self, now: Step) -> None:
         place = f"{self.synthesizer} at {self.spec.name} (after {self.spec.values[0].anchor})"

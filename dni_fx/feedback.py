@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from dni_fx.calls import Call, Form
 from dni_fx.errors import DniError, PlanError
 from passes import BoundarySpec, ValueSpec
+from passes.anchors import Anchor
 from passes.values import value_of
 
 
@@ -238,10 +239,11 @@ def _value_spec(node: fx.Node, batch_dim: int) -> ValueSpec:
     value = value_of(node)
     assert value.shape is not None
     assert value.dtype is not None
+    anchor = Anchor(node.name)
     if not batch_dim:
-        return ValueSpec(node.name, value.shape, value.dims, value.dtype, 0, value.feature_dim)
+        return ValueSpec(anchor, value.shape, value.dims, value.dtype, 0, value.feature_dim)
     batch = value.shape[batch_dim]
     features = 1
     for at, size in enumerate(value.shape):
         features *= 1 if at == batch_dim else size
-    return ValueSpec(node.name, (batch, features), ("b", features), value.dtype, 0, 1)
+    return ValueSpec(anchor, (batch, features), ("b", features), value.dtype, 0, 1)

@@ -28,6 +28,9 @@ class Interface(Named):
     labels of that batch, which are kept, so that nobody need have the gradient of a batch until k more are
     through. What is kept is in the state dict.
 
+    With `aux` above 0, carried state has an auxiliary task: to tell from the state that a step is given what
+    will be guessed for the one it returns. How far that is off is a loss of the model, with this weight.
+
     The synthesizer's own optimizer is Adam, with the learning rate `lr`, `beta1`, `beta2`, and `decay` of the
     weights as in AdamW; at `lr=0` there is none, and an optimizer of the user finds the gradients on the
     parameters (`dni_fx.parameter_groups`). After `guard` steps in which the guesses pointed away from the
@@ -45,6 +48,7 @@ class Interface(Named):
     window: int = 1
     every: int = 1
     audit: int = 8
+    aux: float = 0.0
     stale: int = 0
     clip: float = 3.0
     lr: float = 3e-3
@@ -60,9 +64,11 @@ class Interface(Named):
         for field in ("window", "every", "audit"):
             if getattr(self, field) < 1:
                 raise SpecError(f"{field} is 1 or more, not {getattr(self, field)}.")
-        for field in ("scale", "warmup", "fade", "stale", "clip", "lr", "decay", "guard", "classes"):
+        for field in ("scale", "warmup", "fade", "stale", "aux", "clip", "lr", "decay", "guard", "classes"):
             if not getattr(self, field) >= 0:
                 raise SpecError(f"{field} is 0 or more, not {getattr(self, field)}.")
+        if self.aux and not self.lr:
+            raise SpecError("aux asks for an lr above 0: what it learns has an optimizer of its own.")
         for field in ("beta1", "beta2"):
             if not 0 <= getattr(self, field) < 1:
                 raise SpecError(f"{field} is 0 or more and below 1, not {getattr(self, field)}.")
