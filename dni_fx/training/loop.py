@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from dni_fx.training.interrupts import Asked, deferred
 from dni_fx.training.means import Sofar
 from dni_fx.training.order import Order
 from dni_fx.training.reports import Epoch
+from dni_fx.warning import warn
 
 if TYPE_CHECKING:
     from dni_fx.training.trainer import Trainer
@@ -43,10 +43,9 @@ class Loop:
         """Train until there have been as many epochs as asked for, or somebody stops the run."""
         trainer, batches = self.trainer, self.order.batches
         if self.path is not None and self.every and not self.order.is_resumable:
-            warnings.warn(
+            warn(
                 f"a {type(batches).__name__} cannot go on in the middle of an epoch, so checkpoints are "
-                "written after epochs only. Pass a DataLoader, or a loader with a state_dict.",
-                stacklevel=3,
+                "written after epochs only. Pass a DataLoader, or a loader with a state_dict."
             )
         check_place(self.path)
         trainer.is_stopped = False
@@ -113,7 +112,7 @@ class Loop:
         figures = sofar.figures.all()
         loss = figures.pop("loss")
         if not math.isfinite(loss):
-            warnings.warn(f"the loss of epoch {number + 1} is {loss}", stacklevel=5)
+            warn(f"the loss of epoch {number + 1} is {loss}")
         judged = {} if self.validation is None else self.trainer.evaluate(self._watched(asked))
         if self.validation is not None and not judged:
             raise StageError(f"epoch {number + 1} has no batch to validate on: pass a list or a DataLoader.")
