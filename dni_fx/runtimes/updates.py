@@ -230,16 +230,19 @@ class Updates:
             self._was_scaled = True
         if self.recipe.clip:
             nn.utils.clip_grad_norm_(owned.parameters.values(), self.recipe.clip)
-        steps: list[object] = []
-        # A scaler may leave a step out, which is none for the scheduler either.
-        hook = optimizer.register_step_post_hook(lambda *of: steps.append(of))
+        skips: list[Any] = []
+        # A scaler may leave a step out, which is none for the scheduler either. A fused optimizer it calls
+        # all the same, and tells it while it does that there is nothing to do.
+        hook = optimizer.register_step_post_hook(lambda *of: skips.append(getattr(optimizer, "found_inf", 0)))
         if self.scaler is None:
             optimizer.step()
         elif has_gradients:
             self.scaler.step(optimizer)
         hook.remove()
         optimizer.zero_grad()
-        if steps and owned.scheduler is not None and not self._waits_for_epochs(owned.scheduler):
+        if owned.scheduler is None or self._waits_for_epochs(owned.scheduler):
+            return
+        if skips and not bool(skips[0]):  # which waits for the device
             owned.scheduler.step()
 
     def _waits_for_epochs(self, scheduler: LRScheduler) -> bool:

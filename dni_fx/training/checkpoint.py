@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -80,7 +80,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _odd(value: object, place: str) -> Iterator[str]:
     """What of a state could not be read back without running code, and where it is."""
-    if type(value) in {dict, OrderedDict}:
+    if type(value) in {dict, OrderedDict, Counter}:  # which schedules with milestones keep
         for key, each in cast("dict[Any, Any]", value).items():
             yield from _odd(key, place)
             yield from _odd(each, f"{place}[{key!r}]")
