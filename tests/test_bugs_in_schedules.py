@@ -65,4 +65,45 @@ def test_the_milestones_of_a_schedule_are_in_a_checkpoint(tmp_path):
     for epochs in (1, 2):
         part = trainer_of(scheduler=steps)
         part.fit([data()] * 3, epochs, checkpoint=tmp_path / "a.ckpt", resume=True, progress=False)
-    assert rates(part) == rates(whole) and max(rates(whole)) < 0.002
+    assert rates(part) == rates(whole)
+    assert max(rates(whole)) < 0.002
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_options_of_a_checkpoint_that_are_not_those_asked_for_are_kept_and_told_once(runtime, tmp_path):
+    """A run that was resumed with another learning rate kept the old one, and did not say so."""
+    path = tmp_path / "a.ckpt"
+    asked = {
+        "optimizer": partial(torch.optim.SGD, lr=0.5, weight_decay=0.1),
+        "scheduler": partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.9),
+    }
+    trainer_of(runtime=runtime).fit([data()] * 3, checkpoint=path, progress=False)
+    says = (
+        r"options of the checkpoint: lr=0.1 \(not 0.5\), weight_decay=0 \(not 0.1\), gamma=0.5 \(not 0.9\)\."
+    )
+    for epochs in (2, 3):
+        part = trainer_of(runtime=runtime, **asked)
+        with pytest.warns(UserWarning, match=says) as told:
+            part.fit([data()] * 3, epochs, checkpoint=path, resume=True, progress=False)
+        assert len(told) == 1
+    whole = trainer_of(runtime=runtime)
+    whole.fit([data()] * 3, 3, progress=False)
+    ours, theirs = part.cut.state_dict(), whole.cut.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert rates(part) == rates(whole)
+
+
+@pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR", "CosineAnnealingWarmRestarts", "LinearLR"])
+def test_what_a_schedule_has_changed_since_is_not_taken_for_another_option(name, tmp_path):
+    options = {
+        "OneCycleLR": {"max_lr": 1.0, "total_steps": 20},
+        "CyclicLR": {"base_lr": 0.1, "max_lr": 1.0},
+        "CosineAnnealingWarmRestarts": {"T_0": 2},
+        "LinearLR": {"total_iters": 3},
+    }
+    schedule = partial(getattr(torch.optim.lr_scheduler, name), **options[name])
+    momentum = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    for epochs in (1, 2):
+        trainer = trainer_of(optimizer=momentum, scheduler=schedule)
+        trainer.fit([data()] * 3, epochs, checkpoint=tmp_path / "a.ckpt", resume=True, progress=False)
+    assert trainer.steps == 6

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,48 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import StageError
+from dni_fx.runtimes.owned import Owned
 from dni_fx.runtimes.recipe import Recipe
-
-
-@dataclass
-class Owned:
-    """An optimizer, what it moves by names in the model, and what changes its learning rate."""
-
-    optimizer: Optimizer
-    parameters: Mapping[str, nn.Parameter]
-    scheduler: LRScheduler | None
-
-    @property
-    def has_gradients(self) -> bool:
-        """Whether a step would do anything; a scaler refuses one that has nothing to check."""
-        return any(parameter.grad is not None for parameter in self.parameters.values())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Its state, and what it is the state of."""
-        return {
-            "parameters": list(self.parameters),
-            "kinds": self._kinds(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-        }
-
-    def load_state_dict(self, name: str, state: Mapping[str, Any]) -> None:
-        """Go back to a state that `state_dict` returned.
-
-        Raises:
-            StageError: it is of other parameters, or of another kind of optimizer or scheduler.
-        """
-        if list(state["parameters"]) != list(self.parameters):
-            raise StageError(f"the state of the optimizer of {name} is of other parameters: of another plan?")
-        if state["kinds"] != self._kinds():
-            was, now = (" with ".join(filter(None, kinds)) for kinds in (state["kinds"], self._kinds()))
-            raise StageError(f"the state of {name} is of {was}, and it is now moved by {now}.")
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-
-    def _kinds(self) -> list[str]:
-        return [type(each).__name__ if each is not None else "" for each in (self.optimizer, self.scheduler)]
+from dni_fx.warning import warn
 
 
 class Updates:
@@ -78,6 +38,7 @@ class Updates:
             self.scaler.scale(torch.zeros((), device=self._device))  # before that it has no scale to tell
         self._was_scaled = False
         self._waiting: dict[str, Any] = {}
+        self._told: set[str] = set()
 
     def own(self, name: str, parameters: Mapping[str, nn.Parameter]) -> None:
         """Make an optimizer for what has none yet of these parameters, and its scheduler.
@@ -93,14 +54,13 @@ class Updates:
         while name in self.owned:
             name = f"{name}, later"
         optimizer = _made(self.recipe, list(fresh.values()))
-        scheduler = None if self.recipe.scheduler is None else self.recipe.scheduler(optimizer)
-        self.owned[name] = Owned(optimizer, fresh, scheduler)
+        self.owned[name] = Owned.of(optimizer, fresh, self.recipe.scheduler)
         self._moved |= set(fresh.values())
         if self._waiting and name not in self._waiting:
             known = ", ".join(self._waiting)
             raise StageError(f"the state has no optimizer of {name}, but of {known}: is it of another plan?")
         if self._waiting:
-            self.owned[name].load_state_dict(name, self._waiting.pop(name))
+            self._load(name, self._waiting.pop(name))
 
     def restore(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Make the optimizers whose state waits, for the parameters that they had.
@@ -204,15 +164,22 @@ class Updates:
         if (self.scaler is None) != (state["scaler"] is None):
             raise StageError("the state is of a run with another autocast type: one scales its loss.")
         waiting = dict(state["optimizers"])
-        for name, owned in self.owned.items():
+        for name in self.owned:
             if name not in waiting:
                 known = ", ".join(waiting)
                 raise StageError(f"the state has no optimizer of {name}, but of {known}: of another plan?")
-            owned.load_state_dict(name, waiting.pop(name))
+            self._load(name, waiting.pop(name))
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self._waiting = waiting
         self.forget()
+
+    def _load(self, name: str, state: Mapping[str, Any]) -> None:
+        """Go back to the state of one optimizer; what is other than asked for is told once."""
+        kept = self.owned[name].load_state_dict(name, state)
+        if kept and kept not in self._told:
+            self._told.add(kept)
+            warn(f"the run goes on with the options of the checkpoint: {kept}. Begin a new one for others.")
 
     @property
     def _factor(self) -> float:
