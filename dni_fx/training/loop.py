@@ -92,7 +92,7 @@ class Loop:
             figures = {
                 name: metric(outcome.outputs, taken.target) for name, metric in trainer.metrics.items()
             }
-        record = trainer.history.note(outcome.loss, figures)
+        record = trainer.history.note(outcome.loss, figures, trainer.steps)
         trainer.sofar.add(record, taken.size)
         for callback in self.callbacks:
             callback.step(trainer, record)
