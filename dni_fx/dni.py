@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from dni_fx.compiled import interfaced, number_of
-from dni_fx.errors import SynthesizerError
+from dni_fx.errors import ContextError, SynthesizerError
 from dni_fx.interface import Interface
 from dni_fx.pupil import Pupil
 from dni_fx.step import Step, Synthesis, wide
@@ -203,10 +203,7 @@ class DNI(Pupil):
         if self.synthesizer.needs == "loss" and self.interface.stale:
             raise SynthesizerError(f"{place} learns from the loss of the batch itself: choose stale=0.")
         if self.synthesizer.needs == "context" and now.context is None:
-            raise SynthesizerError(
-                f"{place} guesses from the labels, and there are none. Pass dni_context= with every batch, "
-                "name the input of the model that holds them with context=, or choose mlp."
-            )
+            raise ContextError(place)
 
     def _is_audited(self, now: Step) -> bool:
         """Whether the true gradient of this step is wanted by a learner that could do without."""

@@ -41,6 +41,22 @@ class Recipe:
     accumulate: int = 1
     autocast: torch.dtype | None = None
 
+    def loss_of(self, outputs: Any, target: Any) -> Tensor:
+        """The loss, a tensor with one element.
+
+        Raises:
+            StageError: what the user's function returned is something else.
+        """
+        found: object = self.loss(outputs, target)
+        if isinstance(found, Tensor) and found.numel() == 1:
+            return found
+        kind = type(found).__name__
+        what = f"tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else kind
+        raise StageError(
+            f"the loss function returned a {what}. It has to return a tensor with one number that torch has "
+            "computed from the outputs: without .item(), and with a mean or a sum at the end."
+        )
+
     def __post_init__(self) -> None:
         if self.accumulate < 1 or self.accumulate % 1:
             raise StageError(f"accumulate is a whole number above 0, not {self.accumulate}.")

@@ -20,7 +20,8 @@ def evaluate(model: nn.Module, batches: Iterable[Any], metrics: Mapping[str, Met
     with eval_mode(model), torch.no_grad():
         for each in batches:
             batch = Batch.of(each, device)
-            outputs = model(*batch.args, **batch.kwargs)
+            with batch.explained(model):
+                outputs = model(*batch.args, **batch.kwargs)
             for name, metric in metrics.items():
                 means.add(name, metric(outputs, batch.target), batch.size)
     return means.all()

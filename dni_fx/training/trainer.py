@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dni_fx.decoupled import Decoupled, dnis
-from dni_fx.errors import DniError, FileError, StageError
+from dni_fx.errors import ContextError, DniError, FileError, StageError
 from dni_fx.history import History
+from dni_fx.modes import resume_training
 from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Outcome, Recipe, Runtime, SchedulerFactory
 from dni_fx.training.batches import Batch, Metric, device_of
 from dni_fx.training.callbacks import Callback
@@ -79,6 +80,7 @@ class Trainer:
         self.history = History(cut)
         self.is_stopped = False
         self._order = Order(())
+        self._frozen = [part for part in cut.modules() if not part.training] if cut.training else []
 
     def step(self, batch: Any) -> Outcome:
         """Train on one batch; returns its loss and the outputs.
@@ -89,11 +91,18 @@ class Trainer:
         return self.train_on(Batch.of(batch, device_of(self.cut)))
 
     def train_on(self, batch: Batch) -> Outcome:
-        """Train on one batch that was taken apart."""
-        if not self.cut.training:
-            self.cut.train()  # a model in train mode may have parts that are to stay in eval mode
+        """Train on one batch that was taken apart.
+
+        A model in eval mode is put in train mode, but for the parts that were in eval mode in the last step.
+        """
+        self._frozen = resume_training(self.cut, self._frozen)
         context = batch.target if self.labels_as_context else None
-        outcome = self.worker.step(batch.args, batch.kwargs, batch.target, context)
+        try:
+            with batch.explained(self.cut):
+                outcome = self.worker.step(batch.args, batch.kwargs, batch.target, context)
+        except ContextError as error:
+            remedy = "Give the batch labels for its targets" if self.labels_as_context else _SHOW_LABELS
+            raise error.instead(remedy) from None
         self.steps += 1
         return outcome
 
@@ -146,7 +155,7 @@ class Trainer:
         """Means of the loss and the metrics over batches, by the original model in eval mode."""
         recipe, updates = self.worker.recipe, self.worker.updates
         with updates.autocast():
-            return evaluate(self.cut, batches, {"loss": recipe.loss, **self.metrics})
+            return evaluate(self.cut, batches, {"loss": recipe.loss_of, **self.metrics})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state of the run to a file, which replaces one that is there when it is whole.
@@ -226,6 +235,9 @@ class Trainer:
             key for key in own.keys() | model.keys() if key not in kept and not _comes_and_goes(key)
         )
         return ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+
+
+_SHOW_LABELS = "Pass labels_as_context=True, name the input of the model that holds them with context="
 
 
 def _comes_and_goes(key: str) -> bool:
