@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import sys
+import inspect
 import threading
 import warnings
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -17,7 +16,6 @@ import passes
 _FOLDERS = tuple(
     f"{Path(file).parent}/".replace("\\", "/")
     for file in (__file__, passes.__file__, torch.__file__, concurrent.futures.__file__)
-    if file is not None
 )
 _FILES = {contextlib.__file__, threading.__file__}
 _MADE = ("<dni_fx", "<eval_with_key>")
@@ -29,11 +27,12 @@ def warn(message: str) -> None:
 
     There is none in a thread of autograd or of our own, which nobody's code has called.
     """
-    caller = sys._getframe(1)
-    frame: FrameType | None = caller
+    own = inspect.currentframe()
+    assert own is not None
+    frame = caller = own.f_back
     while frame is not None and _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
-    at = frame or caller
+    at = frame or caller or own
     # A stack level would be counted in frames, some of which Python leaves out.
     warnings.warn_explicit(
         message,

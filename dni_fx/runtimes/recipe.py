@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +47,11 @@ class Recipe:
         Raises:
             StageError: what the user's function returned is something else.
         """
-        found: object = self.loss(outputs, target)
+        found = cast("object", self.loss(outputs, target))
         if isinstance(found, Tensor) and found.numel() == 1:
             return found
-        kind = type(found).__name__
-        what = f"tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else kind
+        is_tensor = isinstance(found, Tensor)
+        what = f"tensor of shape {tuple(found.shape)}" if is_tensor else type(found).__name__
         raise StageError(
             f"the loss function returned a {what}. It has to return a tensor with one number that torch has "
             "computed from the outputs: without .item(), and with a mean or a sum at the end."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -137,11 +138,14 @@ class Updates:
 
     def end_epoch(self, loss: float) -> None:
         """Move the schedulers that move after epochs, or when this loss falls no more."""
-        for owned in self.owned.values():
-            if isinstance(owned.scheduler, ReduceLROnPlateau):
-                owned.scheduler.step(loss)
-            elif owned.scheduler is not None and self._waits_for_epochs(owned.scheduler):
-                owned.scheduler.step()
+        with warnings.catch_warnings():
+            # The steps of the epoch may all have been before the run was resumed.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            for owned in self.owned.values():
+                if isinstance(owned.scheduler, ReduceLROnPlateau):
+                    owned.scheduler.step(loss)
+                elif owned.scheduler is not None and self._waits_for_epochs(owned.scheduler):
+                    owned.scheduler.step()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside, matrix products are computed in the type of the recipe."""

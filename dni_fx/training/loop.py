@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dni_fx.errors import StageError
-from dni_fx.files import check_place
 from dni_fx.history import diagnosed
 from dni_fx.training.batches import Batch, device_of
 from dni_fx.training.callbacks import Callback
@@ -47,7 +46,6 @@ class Loop:
                 f"a {type(batches).__name__} cannot go on in the middle of an epoch, so checkpoints are "
                 "written after epochs only. Pass a DataLoader, or a loader with a state_dict."
             )
-        check_place(self.path)
         trainer.is_stopped = False
         trainer.worker.prepare()
         if not self.order.is_resuming:  # what an earlier call left unfinished is no part of this epoch
@@ -71,8 +69,11 @@ class Loop:
             if not trainer.worker.updates.batches:  # none whose gradients would be lost
                 self._pause(asked)
         trainer.worker.updates.flush()
-        if self.path is not None and self.validation is not None:
-            trainer.save(self.path)  # so that nothing waits for the validation, Ctrl-C least of all
+        if not trainer.sofar.steps:
+            again = "cannot be read a second time; pass a list or a DataLoader" if number else "are empty"
+            raise StageError(f"epoch {number + 1} has no batch: the batches {again}.")
+        if self.path is not None:  # what comes now may fail, and is done again: validation and callbacks
+            trainer.save(self.path)
         epoch = self._report(number, asked)
         trainer.worker.updates.end_epoch(epoch.validation.get("loss", epoch.loss))
         trainer.epochs.append(epoch)
@@ -106,9 +107,6 @@ class Loop:
 
     def _report(self, number: int, asked: Asked) -> Epoch:
         sofar = self.trainer.sofar
-        if not sofar.steps:
-            again = "cannot be read a second time; pass a list or a DataLoader" if number else "are empty"
-            raise StageError(f"epoch {number + 1} has no batch: the batches {again}.")
         figures = sofar.figures.all()
         loss = figures.pop("loss")
         if not math.isfinite(loss):

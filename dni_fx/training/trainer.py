@@ -13,12 +13,13 @@ from torch import Tensor
 
 from dni_fx.decoupled import Decoupled, dnis
 from dni_fx.errors import ContextError, DniError, FileError, StageError
+from dni_fx.files import check_place
 from dni_fx.history import History
 from dni_fx.modes import resume_training
 from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Outcome, Recipe, Runtime, SchedulerFactory
 from dni_fx.training.batches import Batch, Metric, device_of
 from dni_fx.training.callbacks import Callback
-from dni_fx.training.checkpoint import read_checkpoint, write_checkpoint
+from dni_fx.training.checkpoint import State, read_checkpoint, write_checkpoint
 from dni_fx.training.evaluation import evaluate
 from dni_fx.training.loop import Loop
 from dni_fx.training.means import Sofar
@@ -126,7 +127,8 @@ class Trainer:
 
         The state of the run is written to `checkpoint` after every epoch, after `every` steps if that is not
         0, and on Ctrl-C; with `resume` the run goes on from there if the file is there, and ends as if it
-        had never stopped. TensorBoard finds the figures of every step in `log_dir`.
+        had never stopped. Optimizers keep the options of the file; a warning names those that were asked to be
+        others. TensorBoard finds the figures of every step in `log_dir`.
 
         Raises:
             StageError: there is no batch, or the batches cannot be read as they would have to be.
@@ -138,6 +140,7 @@ class Trainer:
             raise StageError(
                 f"every={every} and epochs={epochs} are 0 or more, and every needs a checkpoint."
             )
+        check_place(path)
         if path is not None and path.exists():
             if not resume:
                 raise FileError(
@@ -175,7 +178,7 @@ class Trainer:
         """
         self.load_state_dict(read_checkpoint(Path(path)))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """All that the run depends on: weights, synthesizers, optimizers, random state, place in the data.
 
         Raises:
