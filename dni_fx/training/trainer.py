@@ -127,8 +127,8 @@ class Trainer:
 
         The state of the run is written to `checkpoint` after every epoch, after `every` steps if that is not
         0, and on Ctrl-C; with `resume` the run goes on from there if the file is there, and ends as if it
-        had never stopped. Optimizers keep the options of the file; a warning names those that were asked to be
-        others. TensorBoard finds the figures of every step in `log_dir`.
+        had never stopped. Optimizers keep the options of the file; a warning names those that were asked to
+        be others. TensorBoard finds the figures of every step in `log_dir`.
 
         Raises:
             StageError: there is no batch, or the batches cannot be read as they would have to be.
