@@ -123,3 +123,54 @@ def test_tensors_in_any_mapping_are_on_the_device():
     assert batch.kwargs["x"].is_meta
     assert batch.kwargs["deep"][0].is_meta
     assert batch.target["y"].is_meta
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("how", [lambda o, y: F.cross_entropy(o.detach(), y), lambda o, y: torch.ones(())])
+def test_a_loss_without_gradients(runtime, how):
+    with pytest.raises(StageError, match="no gradient runs from the loss to the model"):
+        trainer_of(runtime, loss=how).step(data())
+
+
+@pytest.mark.parametrize(
+    ("metric", "what"),
+    [
+        (lambda outputs, target: outputs, r"a tensor of shape \(8, 3\), not a number"),
+        (lambda outputs, target: None, "a NoneType, not a number"),
+        (lambda outputs, target: "0.5", "a str, not a number"),
+    ],
+)
+def test_a_metric_that_is_no_number(metric, what):
+    with pytest.raises(StageError, match=f"the metric good returned {what}"):
+        trainer_of(metrics={"good": metric}).fit([data()], progress=False)
+    with pytest.raises(StageError, match=f"the metric good returned {what}"):
+        dni_fx.evaluate(Net(), [data()], {"good": metric})
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_batches_without_samples_have_no_part_in_the_means(runtime):
+    """Their loss is nan, which was that of the epoch; without others it was divided by zero."""
+    x, y = data()
+    metrics = {"one": lambda outputs, target: 1.0}
+    ours, theirs = trainer_of(runtime, metrics=metrics), trainer_of(runtime, metrics=metrics)
+    mine = ours.fit([(x, y), (x[:0], y[:0])], validation=[(x[:0], y[:0]), (x, y)], progress=False)
+    other = theirs.fit([(x, y)], progress=False)
+    assert mine.epochs[0].loss == other.epochs[0].loss
+    assert mine.epochs[0].metrics == mine.epochs[0].metrics | {"one": 1.0}
+    assert mine.epochs[0].validation["one"] == 1.0
+    with pytest.warns(UserWarning, match="the loss of epoch 1 is nan"):
+        trainer_of(runtime).fit([(x[:0], y[:0])], progress=False)
+
+
+def test_targets_that_are_no_tensor_cannot_be_shown():
+    x, y = data()
+    trainer = trainer_of(labels_as_context=True, loss=lambda outputs, two: F.cross_entropy(outputs, two[0]))
+    says = "labels_as_context shows targets that are a tensor, not a tuple"
+    assert says in refused(trainer, (x, (y, y)))
+
+
+def test_factories_that_return_nothing():
+    with pytest.raises(StageError, match="is to return an optimizer, and returned a NoneType"):
+        trainer_of(optimizer=lambda parameters: None)
+    with pytest.raises(StageError, match="scheduler= is to return what it has made"):
+        trainer_of(scheduler=lambda optimizer: None)

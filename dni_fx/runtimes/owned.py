@@ -33,9 +33,15 @@ class Owned:
     def of(
         optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], schedule: SchedulerFactory | None
     ) -> Owned:
-        """An optimizer that has just been made, and a schedule for it if there is to be one."""
+        """An optimizer that has just been made, and a schedule for it if there is to be one.
+
+        Raises:
+            StageError: none was made.
+        """
         options = _options_of(optimizer)
         scheduler = None if schedule is None else schedule(optimizer)
+        if schedule is not None and scheduler is None:
+            raise StageError("scheduler= is to return what it has made for the optimizer, and returned None.")
         return Owned(optimizer, parameters, scheduler, options | _options_of_schedule(scheduler))
 
     @property

@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,8 +103,17 @@ class Updates:
         return self.batches >= self.recipe.accumulate
 
     def backward(self, losses: Iterable[Tensor], upward: Iterable[Tensor | None]) -> None:
-        """Run backward from the loss, the first of these tensors, and from others with their gradients."""
+        """Run backward from the loss, the first of these tensors, and from others with their gradients.
+
+        Raises:
+            StageError: the loss does not hang on anything that learns.
+        """
         (loss, *sent), (_, *known) = losses, upward
+        if not loss.requires_grad:
+            raise StageError(
+                "no gradient runs from the loss to the model. Compute it from the outputs, and without "
+                "detach() and no_grad()."
+            )
         scaled = loss if self._factor == 1 else loss * self._factor
         torch.autograd.backward([scaled, *sent], [None, *known])
 
@@ -233,6 +242,8 @@ def _made(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
             "functools.partial(torch.optim.SGD, lr=0.1), and is not one itself."
         )
     optimizer = recipe.optimizer(parameters)
+    if not isinstance(cast("object", optimizer), Optimizer):
+        raise StageError(f"optimizer= is to return an optimizer, and returned a {type(optimizer).__name__}.")
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise StageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat, cast
 
 import torch
 import torch.utils._pytree as pytree
@@ -74,6 +74,24 @@ class Batch:
         values = (*self.args, *self.kwargs.values())
         tensors = (value for value in values if isinstance(value, Tensor) and value.dim())
         return next((tensor.shape[0] for tensor in tensors), 1)
+
+
+def measured(metrics: Mapping[str, Metric], outputs: Any, target: Any) -> dict[str, Tensor | float]:
+    """What each metric says of the outputs for one batch.
+
+    Raises:
+        StageError: one says something that is no number.
+    """
+    with torch.no_grad():
+        found = {name: metric(outputs, target) for name, metric in metrics.items()}
+    for name, value in found.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise StageError(
+                f"the metric {name} returned a tensor of shape {tuple(value.shape)}, not a number."
+            )
+        if not isinstance(cast("object", value), SupportsFloat):
+            raise StageError(f"the metric {name} returned a {type(value).__name__}, not a number.")
+    return found
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dni_fx.errors import StageError
 from dni_fx.history import diagnosed
-from dni_fx.training.batches import Batch, device_of
+from dni_fx.training.batches import Batch, device_of, measured
 from dni_fx.training.callbacks import Callback
 from dni_fx.training.interrupts import Asked, deferred
 from dni_fx.training.means import Sofar
@@ -89,10 +87,7 @@ class Loop:
         trainer = self.trainer
         taken = Batch.of(batch, device_of(trainer.cut))
         outcome = trainer.train_on(taken)
-        with torch.no_grad():
-            figures = {
-                name: metric(outcome.outputs, taken.target) for name, metric in trainer.metrics.items()
-            }
+        figures = measured(trainer.metrics, outcome.outputs, taken.target)
         record = trainer.history.note(outcome.loss, figures, trainer.steps)
         trainer.sofar.add(record, taken.size)
         for callback in self.callbacks:

@@ -98,6 +98,10 @@ class Trainer:
         """
         self._frozen = resume_training(self.cut, self._frozen)
         context = batch.target if self.labels_as_context else None
+        if not (context is None or isinstance(context, Tensor)):
+            raise StageError(
+                f"labels_as_context shows targets that are a tensor, not a {type(context).__name__}."
+            )
         try:
             with batch.explained(self.cut):
                 outcome = self.worker.step(batch.args, batch.kwargs, batch.target, context)
