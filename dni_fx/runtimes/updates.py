@@ -146,15 +146,16 @@ class Updates:
             owned.optimizer.zero_grad()
 
     def end_epoch(self, loss: float) -> None:
-        """Move the schedulers that move after epochs, or when this loss falls no more."""
-        with warnings.catch_warnings():
-            # The steps of the epoch may all have been before the run was resumed.
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-            for owned in self.owned.values():
-                if isinstance(owned.scheduler, ReduceLROnPlateau):
-                    owned.scheduler.step(loss)
-                elif owned.scheduler is not None and self._waits_for_epochs(owned.scheduler):
-                    owned.scheduler.step()
+        """Move the schedulers that move after epochs, or when this loss falls no more.
+
+        Those whose state waits, since there has been no batch yet, move when they are there.
+        """
+        for owned in self.owned.values():
+            self._end_epoch(owned, loss)
+        self._waiting = {
+            name: {**state, "missed": [*state.get("missed", ()), loss]}
+            for name, state in self._waiting.items()
+        }
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside, matrix products are computed in the type of the recipe."""
@@ -193,6 +194,17 @@ class Updates:
         if kept and kept not in self._told:
             self._told.add(kept)
             warn(f"the run goes on with the options of the checkpoint: {kept}. Begin a new one for others.")
+        for loss in state.get("missed", ()):
+            self._end_epoch(self.owned[name], loss)
+
+    def _end_epoch(self, owned: Owned, loss: float) -> None:
+        with warnings.catch_warnings():
+            # The steps of the epoch may all have been before the run was resumed.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            if isinstance(owned.scheduler, ReduceLROnPlateau):
+                owned.scheduler.step(loss)
+            elif owned.scheduler is not None and self._waits_for_epochs(owned.scheduler):
+                owned.scheduler.step()
 
     @property
     def _factor(self) -> float:
