@@ -60,9 +60,10 @@ class Guard(nn.Module):
         count = count + self._worth(smooth, is_large) if is_broken or smooth <= 0 else 0
         if self.patience and count >= self.patience and not locked:
             locked = True
-            why = "were not finite, or far too large" if is_broken else "pointed away from the true ones"
+            away = f"pointed away from the true ones, step after step, by a mean cosine of {smooth:.3f}"
+            why = "were not finite, or far too large, step after step" if is_broken else away
             warn(
-                f"the synthetic gradients at {name} {why}, step after step. The boundary sends true "
+                f"the synthetic gradients at {name} {why}. The boundary sends true "
                 f"gradients from now on; dni_fx.boundaries(model)[{name!r}].guard.release() trusts it again."
             )
         self._keep(count, smooth, locked)
