@@ -25,7 +25,7 @@ from typing_extensions import override
 
 from dni_fx.ahead import Ahead
 from dni_fx.compiled import interfaced, number_of
-from dni_fx.errors import SynthesizerError
+from dni_fx.errors import ContextError, SynthesizerError
 from dni_fx.interface import Interface
 from dni_fx.pupil import Pupil
 from dni_fx.step import Step, Synthesis, wide
@@ -217,11 +217,12 @@ class DNI(Pupil):
             )
         if self.synthesizer.needs == "loss" and self.interface.stale:
             raise SynthesizerError(f"{place} learns from the loss of the batch itself: choose stale=0.")
-        if self.synthesizer.needs == "context" and self.context is None:
+        if self.synthesizer.needs == "context" and self.spec.delay:
             raise SynthesizerError(
-                f"{place} guesses from the labels, and there are none. Pass dni_context= with every batch, "
-                "name the input of the model that holds them with context=, or choose mlp."
+                f"{place} guesses from labels, and of steps to come there are none: choose linear."
             )
+        if self.synthesizer.needs == "context" and self.context is None:
+            raise ContextError(place)
 
     def _is_audited(self, now: Step) -> bool:
         """Whether the true gradient of this step is wanted by a learner that could do without."""

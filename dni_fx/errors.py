@@ -1,5 +1,7 @@
 """What can go wrong in dni_fx. `passes.GraphError` covers what can go wrong in a graph."""
 
+from __future__ import annotations
+
 from passes import PreconditionError
 
 
@@ -17,6 +19,26 @@ class PlanError(DniError, PreconditionError):
 
 class SynthesizerError(DniError):
     """A synthesizer cannot be built for its boundary, or returned something that is not a gradient for it."""
+
+
+class ContextError(SynthesizerError):
+    """A synthesizer guesses from labels, and sees none. Says how to show them, in terms of the place."""
+
+    def __init__(
+        self,
+        place: str,
+        remedy: str = "Pass dni_context= with every batch, name the input of the model that holds them with "
+        "context=",
+    ) -> None:
+        super().__init__(place, remedy)
+
+    def __str__(self) -> str:
+        place, remedy = self.args
+        return f"{place} guesses from the labels, and there are none. {remedy}, or choose mlp."
+
+    def instead(self, remedy: str) -> ContextError:
+        """The same for whoever shows labels in another way."""
+        return ContextError(self.args[0], remedy)
 
 
 class StageError(DniError):

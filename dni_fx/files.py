@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -17,8 +18,7 @@ def check_place(path: Path | None) -> None:
     """
     if path is None:
         return
-    if path.is_dir():
-        raise FileError(f"cannot write {path}: it is a folder. Name a file in it.")
+    _refuse_other_kinds(path)
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -32,6 +32,7 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         FileError: the path cannot be written.
     """
+    _refuse_other_kinds(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         for other in path.parent.glob(f".{path.name}.*.part"):
@@ -47,6 +48,19 @@ def write_whole(path: Path, data: bytes) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}.") from None
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}.") from None
+    if stat.S_ISDIR(mode):
+        raise FileError(f"cannot write {path}: it is a folder. Name a file in it.")
+    if not stat.S_ISREG(mode):  # which who may do that would replace by a file
+        raise FileError(f"cannot write {path}: it is a device or a pipe. Name a file.")
 
 
 def _is_alive(number: str) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import nn
+
+from dni_fx.warning import warn
 
 _MEMORY = 0.9
 """How much of the smoothed cosine stays at each new one: single batches say little."""
@@ -60,11 +60,11 @@ class Guard(nn.Module):
         count = count + self._worth(smooth, is_large) if is_broken or smooth <= 0 else 0
         if self.patience and count >= self.patience and not locked:
             locked = True
-            why = "were not finite, or far too large" if is_broken else "pointed away from the true ones"
-            warnings.warn(
-                f"the synthetic gradients at {name} {why}, step after step. The boundary sends true "
-                f"gradients from now on; dni_fx.boundaries(model)[{name!r}].guard.release() trusts it again.",
-                stacklevel=2,
+            away = f"pointed away from the true ones, step after step, by a mean cosine of {smooth:.3f}"
+            why = "were not finite, or far too large, step after step" if is_broken else away
+            warn(
+                f"the synthetic gradients at {name} {why}. The boundary sends true "
+                f"gradients from now on; dni_fx.boundaries(model)[{name!r}].guard.release() trusts it again."
             )
         self._keep(count, smooth, locked)
 

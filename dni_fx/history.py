@@ -50,14 +50,22 @@ class History:
         """Steps that are equally far apart, the first one among them."""
         return tuple(self._kept)
 
-    def note(self, loss: Tensor | float, metrics: Mapping[str, Tensor | float] | None = None) -> Record:
-        """Take in one more step, when its backward pass is over; returns what there is to say of it."""
+    def note(
+        self,
+        loss: Tensor | float,
+        metrics: Mapping[str, Tensor | float] | None = None,
+        step: int | None = None,
+    ) -> Record:
+        """Take in one more step, when its backward pass is over; returns what there is to say of it.
+
+        `step` is its number, where there have been steps that nobody has told of.
+        """
         now = self.boundaries
         fresh = {name: found for name, found in now.items() if found is not self._known.get(name)}
         self._known = now
         self._steps += 1
         figures = {name: _number(value) for name, value in (metrics or {}).items()}
-        record = Record(self._steps, _number(loss), fresh, figures)
+        record = Record(self._steps if step is None else step, _number(loss), fresh, figures)
         if (self._steps - 1) % self._stride == 0:
             self._kept.append(record)
         if len(self._kept) > self._most:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 
 from torch import nn
@@ -15,6 +15,19 @@ def training_mode(model: nn.Module) -> Generator[None]:
         if not model.training:
             model.train()
         yield
+
+
+def resume_training(model: nn.Module, frozen: Collection[nn.Module]) -> list[nn.Module]:
+    """Put a model that is in eval mode in train mode, but for its frozen parts, which stay in eval mode.
+
+    One that is in train mode stays as it is. Returns the parts that are in eval mode now.
+    """
+    if not model.training:
+        still = [part for part in frozen if not part.training]
+        model.train()
+        for part in still:
+            part.training = False
+    return [part for part in model.modules() if not part.training]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +18,7 @@ from dni_fx.errors import CaptureError
 from dni_fx.hooks import hooks_of, hooks_passed_by, numbers_of
 from dni_fx.randomness import kept_random_state
 from dni_fx.sizes import Sizes
+from dni_fx.warning import warn
 from passes import Named, PreconditionError
 from passes.anchors import set_anchors
 from passes.annotate_shapes import annotate
@@ -168,10 +168,9 @@ class Program:
     def _warn_of_many(self, key: Key) -> None:
         count = sum(1 for known, capture in self.captures if known == key and capture.ways)
         if count in _MANY_WAYS:
-            warnings.warn(
+            warn(
                 f"{type(self.tree).__name__} branches on data, and has been captured for {count} ways by "
-                "now. Each new way costs a capture.",
-                stacklevel=2,
+                "now. Each new way costs a capture."
             )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from dni_fx.refusals import refuse_own_hooks
 from dni_fx.restored import Restored, Saved, plant, restored_class, without_markers
 from dni_fx.sources import exported_program
 from dni_fx.unlifted import capture_of
+from dni_fx.warning import warn
 from passes import Plan
 from passes.anchors import set_anchors
 
@@ -89,10 +89,9 @@ def save(cut: Decoupled, call: Call, path: str | os.PathLike[str]) -> str:
         missing = str(error)
     held = {spec.name for graph in graphs for spec in graph.marked.specs}
     if lost := dnis(cut).keys() - held:
-        warnings.warn(
+        warn(
             f"{path} holds one way through the model, and not the synthesizers of the others: "
-            f"{', '.join(sorted(lost))}.",
-            stacklevel=3,
+            f"{', '.join(sorted(lost))}."
         )
     state = cutting_of(cut).interfaces.state_dict()
     state = {key: value for key, value in state.items() if key.partition(".")[0] in {"steps", *held}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from dni_fx.sources import program_of, without_numbers
 from dni_fx.stage import Stage
 from dni_fx.synthesizers import SYNTHESIZERS, Synthesizer
 from dni_fx.training.run import train as train
+from dni_fx.warning import warn
 from passes import Plan, parse
 
 DEFAULT_PLAN = "balanced:stages=2"
@@ -193,7 +193,7 @@ def save(cut: Decoupled, path: str | os.PathLike[str]) -> None:
         FileError, ExportError: the model cannot be saved, or the path cannot be written.
     """
     if missing := write_cut(cut, example_of(cut, None), path):
-        warnings.warn(f"{path} can be run but not trained: {missing}", stacklevel=2)
+        warn(f"{path} can be run but not trained: {missing}")
 
 
 def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Decoupled:

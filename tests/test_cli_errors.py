@@ -48,6 +48,10 @@ __all__ = ["in_an_empty_folder"]
         (f"train {MLP} --data dni_fx.demo:FEATURES", "is a int"),
         (f"train {MLP} --data dni_fx.demo:clusters --runtime locla", "Did you mean 'local'"),
         (f"train {MLP} --data dni_fx.demo:clusters --loss mse", "targets of the output's shape"),
+        (
+            f"train {MLP} --data dni_fx.demo:clusters --synthesizer local-head",
+            "none. Pass --labels, or choose",
+        ),
     ],
 )
 def test_a_wrong_request_ends_in_one_message_that_says_what_to_do(command, says):

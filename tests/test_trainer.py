@@ -1,6 +1,7 @@
 """The training loop: what it does to the weights, whatever the runtime."""
 
 import copy
+import inspect
 from functools import partial
 
 import pytest
@@ -242,3 +243,14 @@ def test_what_makes_no_sense_is_refused(options, says):
     cut, _ = cut_chain()
     with pytest.raises(StageError, match=says):
         dni_fx.Trainer(cut, loss=F.mse_loss, **options)
+
+
+def test_train_takes_what_a_trainer_and_its_fit_take():
+    ours = inspect.signature(dni_fx.train).parameters
+    fit = inspect.signature(dni_fx.Trainer.fit).parameters
+    made = inspect.signature(dni_fx.Trainer).parameters
+    assert {name: ours[name].default for name in fit if name != "self"} == {
+        name: each.default for name, each in fit.items() if name != "self"
+    }
+    assert ours.keys() - fit.keys() == {"cut", "loss", "observe", "options"}
+    assert not (made.keys() - {"cut", "loss"}) & ours.keys()

@@ -21,7 +21,7 @@ from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.cli.output import save, say_json
 from dni_fx.cli.training import OptimizerName, Precision
 from dni_fx.decoupled import Decoupled
-from dni_fx.errors import CaptureError, DniError, FileError
+from dni_fx.errors import CaptureError, ContextError, DniError, FileError
 from dni_fx.files import check_place
 from dni_fx.modes import eval_mode
 from dni_fx.plot import check_plot, write_plot
@@ -77,7 +77,7 @@ def run(
     cut = cut_model(opened, CutRequest.of(plan, synthesizer, interface, frontend))
     torch.manual_seed(seed)
     _rehearse(cut, read, data, loss)
-    with _told_to_resume(checkpoint):
+    with _told_by_options(checkpoint):
         done = verbs.train(
             cut,
             read.train,
@@ -105,10 +105,12 @@ def run(
 
 
 @contextmanager
-def _told_to_resume(checkpoint: Path | None) -> Generator[None]:
-    """Whoever stops the run is told how it goes on."""
+def _told_by_options(checkpoint: Path | None) -> Generator[None]:
+    """Whoever stops the run is told how it goes on; what stops it, which option is missing."""
     try:
         yield
+    except ContextError as error:
+        raise error.instead("Pass --labels") from None
     except KeyboardInterrupt:
         if checkpoint is not None and checkpoint.exists():
             typer.echo(f"dni-fx: stopped; with --resume it goes on from {checkpoint}.", err=True)

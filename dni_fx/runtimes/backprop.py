@@ -44,7 +44,7 @@ class _Worker(Worker):
             with updates.autocast():
                 with cutting_of(self.cut).step.telling_loss():
                     outputs = self.cut(*args, dni_context=context, **kwargs)
-                loss = self.recipe.loss(outputs, target)
+                loss = self.recipe.loss_of(outputs, target)
             for dni in dnis(self.cut).values():
                 dni.hear(loss)
             self.own_learners()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,22 @@ class Recipe:
     clip: float = 0.0
     accumulate: int = 1
     autocast: torch.dtype | None = None
+
+    def loss_of(self, outputs: Any, target: Any) -> Tensor:
+        """The loss, a tensor with one element.
+
+        Raises:
+            StageError: what the user's function returned is something else.
+        """
+        found = cast("object", self.loss(outputs, target))
+        if isinstance(found, Tensor) and found.numel() == 1:
+            return found
+        is_tensor = isinstance(found, Tensor)
+        what = f"tensor of shape {tuple(found.shape)}" if is_tensor else type(found).__name__
+        raise StageError(
+            f"the loss function returned a {what}. It has to return a tensor with one number that torch has "
+            "computed from the outputs: without .item(), and with a mean or a sum at the end."
+        )
 
     def __post_init__(self) -> None:
         if self.accumulate < 1 or self.accumulate % 1:

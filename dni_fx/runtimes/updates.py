@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,48 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import StageError
+from dni_fx.runtimes.owned import Owned
 from dni_fx.runtimes.recipe import Recipe
-
-
-@dataclass
-class Owned:
-    """An optimizer, what it moves by names in the model, and what changes its learning rate."""
-
-    optimizer: Optimizer
-    parameters: Mapping[str, nn.Parameter]
-    scheduler: LRScheduler | None
-
-    @property
-    def has_gradients(self) -> bool:
-        """Whether a step would do anything; a scaler refuses one that has nothing to check."""
-        return any(parameter.grad is not None for parameter in self.parameters.values())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Its state, and what it is the state of."""
-        return {
-            "parameters": list(self.parameters),
-            "kinds": self._kinds(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-        }
-
-    def load_state_dict(self, name: str, state: Mapping[str, Any]) -> None:
-        """Go back to a state that `state_dict` returned.
-
-        Raises:
-            StageError: it is of other parameters, or of another kind of optimizer or scheduler.
-        """
-        if list(state["parameters"]) != list(self.parameters):
-            raise StageError(f"the state of the optimizer of {name} is of other parameters: of another plan?")
-        if state["kinds"] != self._kinds():
-            was, now = (" with ".join(filter(None, kinds)) for kinds in (state["kinds"], self._kinds()))
-            raise StageError(f"the state of {name} is of {was}, and it is now moved by {now}.")
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-
-    def _kinds(self) -> list[str]:
-        return [type(each).__name__ if each is not None else "" for each in (self.optimizer, self.scheduler)]
+from dni_fx.warning import warn
 
 
 class Updates:
@@ -78,6 +39,7 @@ class Updates:
             self.scaler.scale(torch.zeros((), device=self._device))  # before that it has no scale to tell
         self._was_scaled = False
         self._waiting: dict[str, Any] = {}
+        self._told: set[str] = set()
 
     def own(self, name: str, parameters: Mapping[str, nn.Parameter]) -> None:
         """Make an optimizer for what has none yet of these parameters, and its scheduler.
@@ -93,14 +55,13 @@ class Updates:
         while name in self.owned:
             name = f"{name}, later"
         optimizer = _made(self.recipe, list(fresh.values()))
-        scheduler = None if self.recipe.scheduler is None else self.recipe.scheduler(optimizer)
-        self.owned[name] = Owned(optimizer, fresh, scheduler)
+        self.owned[name] = Owned.of(optimizer, fresh, self.recipe.scheduler)
         self._moved |= set(fresh.values())
         if self._waiting and name not in self._waiting:
             known = ", ".join(self._waiting)
             raise StageError(f"the state has no optimizer of {name}, but of {known}: is it of another plan?")
         if self._waiting:
-            self.owned[name].load_state_dict(name, self._waiting.pop(name))
+            self._load(name, self._waiting.pop(name))
 
     def restore(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Make the optimizers whose state waits, for the parameters that they had.
@@ -142,8 +103,17 @@ class Updates:
         return self.batches >= self.recipe.accumulate
 
     def backward(self, losses: Iterable[Tensor], upward: Iterable[Tensor | None]) -> None:
-        """Run backward from the loss, the first of these tensors, and from others with their gradients."""
+        """Run backward from the loss, the first of these tensors, and from others with their gradients.
+
+        Raises:
+            StageError: the loss does not hang on anything that learns.
+        """
         (loss, *sent), (_, *known) = losses, upward
+        if not loss.requires_grad:
+            raise StageError(
+                "no gradient runs from the loss to the model. Compute it from the outputs, and without "
+                "detach() and no_grad()."
+            )
         scaled = loss if self._factor == 1 else loss * self._factor
         torch.autograd.backward([scaled, *sent], [None, *known])
 
@@ -176,12 +146,16 @@ class Updates:
             owned.optimizer.zero_grad()
 
     def end_epoch(self, loss: float) -> None:
-        """Move the schedulers that move after epochs, or when this loss falls no more."""
+        """Move the schedulers that move after epochs, or when this loss falls no more.
+
+        Those whose state waits, since there has been no batch yet, move when they are there.
+        """
         for owned in self.owned.values():
-            if isinstance(owned.scheduler, ReduceLROnPlateau):
-                owned.scheduler.step(loss)
-            elif owned.scheduler is not None and self._waits_for_epochs(owned.scheduler):
-                owned.scheduler.step()
+            self._end_epoch(owned, loss)
+        self._waiting = {
+            name: {**state, "missed": [*state.get("missed", ()), loss]}
+            for name, state in self._waiting.items()
+        }
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside, matrix products are computed in the type of the recipe."""
@@ -204,15 +178,33 @@ class Updates:
         if (self.scaler is None) != (state["scaler"] is None):
             raise StageError("the state is of a run with another autocast type: one scales its loss.")
         waiting = dict(state["optimizers"])
-        for name, owned in self.owned.items():
+        for name in self.owned:
             if name not in waiting:
                 known = ", ".join(waiting)
                 raise StageError(f"the state has no optimizer of {name}, but of {known}: of another plan?")
-            owned.load_state_dict(name, waiting.pop(name))
+            self._load(name, waiting.pop(name))
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self._waiting = waiting
         self.forget()
+
+    def _load(self, name: str, state: Mapping[str, Any]) -> None:
+        """Go back to the state of one optimizer; what is other than asked for is told once."""
+        kept = self.owned[name].load_state_dict(name, state)
+        if kept and kept not in self._told:
+            self._told.add(kept)
+            warn(f"the run goes on with the options of the checkpoint: {kept}. Begin a new one for others.")
+        for loss in state.get("missed", ()):
+            self._end_epoch(self.owned[name], loss)
+
+    def _end_epoch(self, owned: Owned, loss: float) -> None:
+        with warnings.catch_warnings():
+            # The steps of the epoch may all have been before the run was resumed.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            if isinstance(owned.scheduler, ReduceLROnPlateau):
+                owned.scheduler.step(loss)
+            elif owned.scheduler is not None and self._waits_for_epochs(owned.scheduler):
+                owned.scheduler.step()
 
     @property
     def _factor(self) -> float:
@@ -230,16 +222,19 @@ class Updates:
             self._was_scaled = True
         if self.recipe.clip:
             nn.utils.clip_grad_norm_(owned.parameters.values(), self.recipe.clip)
-        steps: list[object] = []
-        # A scaler may leave a step out, which is none for the scheduler either.
-        hook = optimizer.register_step_post_hook(lambda *of: steps.append(of))
+        skips: list[Any] = []
+        # A scaler may leave a step out, which is none for the scheduler either. A fused optimizer it calls
+        # all the same, and tells it while it does that there is nothing to do.
+        hook = optimizer.register_step_post_hook(lambda *of: skips.append(getattr(optimizer, "found_inf", 0)))
         if self.scaler is None:
             optimizer.step()
         elif has_gradients:
             self.scaler.step(optimizer)
         hook.remove()
         optimizer.zero_grad()
-        if steps and owned.scheduler is not None and not self._waits_for_epochs(owned.scheduler):
+        if owned.scheduler is None or self._waits_for_epochs(owned.scheduler):
+            return
+        if skips and not bool(skips[0]):  # which waits for the device
             owned.scheduler.step()
 
     def _waits_for_epochs(self, scheduler: LRScheduler) -> bool:
@@ -259,6 +254,8 @@ def _made(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
             "functools.partial(torch.optim.SGD, lr=0.1), and is not one itself."
         )
     optimizer = recipe.optimizer(parameters)
+    if not isinstance(cast("object", optimizer), Optimizer):
+        raise StageError(f"optimizer= is to return an optimizer, and returned a {type(optimizer).__name__}.")
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise StageError(

@@ -106,7 +106,7 @@ class Walk:
             self.aside.drop()
         outputs = pytree.tree_unflatten(self.graph.road.result(self.values), self.graph.capture.out_spec)
         with self.worker.updates.autocast():
-            loss = self.worker.recipe.loss(outputs, target)
+            loss = self.worker.recipe.loss_of(outputs, target)
         for dni in self.dnis.values():
             dni.hear(loss)
         self._end(loss)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat, cast
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from dni_fx.errors import StageError
+from dni_fx.program import signature_of
 
 Metric = Callable[[Any, Any], Tensor | float]
 """The model's outputs and the targets to a number; averaged over batches by their size."""
@@ -34,15 +36,37 @@ class Batch:
         try:
             if isinstance(batch, Tensor | Mapping | str):
                 raise TypeError  # two samples, or two keys, are no pair
-            inputs, target = pytree.tree_map_only(Tensor, lambda t: t.to(device, non_blocking=True), batch)
+            inputs, target = batch
         except (TypeError, ValueError):
             raise StageError(
                 f"a batch is a pair (inputs, targets), and this one is a {type(batch).__name__}. The inputs "
                 "are a tensor, a tuple of positional arguments, or a dictionary of keyword arguments."
             ) from None
-        if isinstance(inputs, Mapping):
-            return Batch((), dict(inputs), target)
-        return Batch(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}, target)
+        args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        # torch looks into no mapping of another kind, as tokenizers return.
+        parts = ((), dict(inputs), target) if isinstance(inputs, Mapping) else (args, {}, target)
+        return Batch(*pytree.tree_map_only(Tensor, lambda t: t.to(device, non_blocking=True), parts))
+
+    @contextmanager
+    def explained(self, model: nn.Module) -> Generator[None]:
+        """Inside, the model is called with the inputs.
+
+        Raises:
+            StageError: its forward takes other ones.
+        """
+        try:
+            yield
+        except TypeError as error:
+            signature = signature_of(model)
+            try:
+                signature.bind(*self.args, **self.kwargs)
+            except TypeError as misfit:
+                given = [f"{len(self.args)} by position"] * bool(self.args) + [*map(str, self.kwargs)]
+                raise StageError(
+                    f"the inputs of the batch do not fit {type(model).__name__}: {misfit}. The batch has "
+                    f"{', '.join(given) or 'none'}; the model takes {', '.join(signature.parameters)}."
+                ) from error
+            raise
 
     @property
     def size(self) -> int:
@@ -50,6 +74,24 @@ class Batch:
         values = (*self.args, *self.kwargs.values())
         tensors = (value for value in values if isinstance(value, Tensor) and value.dim())
         return next((tensor.shape[0] for tensor in tensors), 1)
+
+
+def measured(metrics: Mapping[str, Metric], outputs: Any, target: Any) -> dict[str, Tensor | float]:
+    """What each metric says of the outputs for one batch.
+
+    Raises:
+        StageError: one says something that is no number.
+    """
+    with torch.no_grad():
+        found = {name: metric(outputs, target) for name, metric in metrics.items()}
+    for name, value in found.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise StageError(
+                f"the metric {name} returned a tensor of shape {tuple(value.shape)}, not a number."
+            )
+        if not isinstance(cast("object", value), SupportsFloat):
+            raise StageError(f"the metric {name} returned a {type(value).__name__}, not a number.")
+    return found
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,6 @@ from dni_fx.errors import FileError, StageError
 from dni_fx.files import write_whole
 
 VERSION = 1
-KEYS = ("runtime", "model", "updates", "steps", "epochs", "sofar", "history", "order", "callbacks")
-"""What there is to know of a run."""
 _PLAIN = {
     Tensor,
     nn.Parameter,
@@ -34,7 +32,21 @@ _PLAIN = {
 }
 
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+class State(TypedDict):
+    """What there is to know of a run."""
+
+    runtime: str
+    model: dict[str, Any]
+    updates: dict[str, Any]
+    steps: int
+    epochs: list[dict[str, Any]]
+    sofar: dict[str, Any]
+    history: dict[str, Any]
+    order: dict[str, Any]
+    callbacks: list[dict[str, Any]]
+
+
+def write_checkpoint(path: Path, state: State) -> None:
     """Replace the file by one with this state: tensors, numbers, texts, and containers of them.
 
     Raises:
@@ -73,14 +85,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileError(
             f"{path} was written by a newer dni_fx: it is of version {version}, this is {VERSION}."
         )
-    if state.keys() != {"dni_fx_checkpoint", *KEYS}:
+    if state.keys() != {"dni_fx_checkpoint", *State.__annotations__}:
         raise refusal
     return state
 
 
 def _odd(value: object, place: str) -> Iterator[str]:
     """What of a state could not be read back without running code, and where it is."""
-    if type(value) in {dict, OrderedDict}:
+    if type(value) in {dict, OrderedDict, Counter}:  # which schedules with milestones keep
         for key, each in cast("dict[Any, Any]", value).items():
             yield from _odd(key, place)
             yield from _odd(each, f"{place}[{key!r}]")

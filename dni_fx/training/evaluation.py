@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dni_fx.modes import eval_mode
-from dni_fx.training.batches import Batch, Metric, device_of
+from dni_fx.training.batches import Batch, Metric, device_of, measured
 from dni_fx.training.means import Means
 
 
@@ -20,7 +20,8 @@ def evaluate(model: nn.Module, batches: Iterable[Any], metrics: Mapping[str, Met
     with eval_mode(model), torch.no_grad():
         for each in batches:
             batch = Batch.of(each, device)
-            outputs = model(*batch.args, **batch.kwargs)
-            for name, metric in metrics.items():
-                means.add(name, metric(outputs, batch.target), batch.size)
+            with batch.explained(model):
+                outputs = model(*batch.args, **batch.kwargs)
+            for name, value in measured(metrics, outputs, batch.target).items():
+                means.add(name, value, batch.size)
     return means.all()

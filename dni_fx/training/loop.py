@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dni_fx.errors import StageError
-from dni_fx.files import check_place
 from dni_fx.history import diagnosed
-from dni_fx.training.batches import Batch, device_of
+from dni_fx.training.batches import Batch, device_of, measured
 from dni_fx.training.callbacks import Callback
 from dni_fx.training.interrupts import Asked, deferred
 from dni_fx.training.means import Sofar
 from dni_fx.training.order import Order
 from dni_fx.training.reports import Epoch
+from dni_fx.warning import warn
 
 if TYPE_CHECKING:
     from dni_fx.training.trainer import Trainer
@@ -43,12 +40,10 @@ class Loop:
         """Train until there have been as many epochs as asked for, or somebody stops the run."""
         trainer, batches = self.trainer, self.order.batches
         if self.path is not None and self.every and not self.order.is_resumable:
-            warnings.warn(
+            warn(
                 f"a {type(batches).__name__} cannot go on in the middle of an epoch, so checkpoints are "
-                "written after epochs only. Pass a DataLoader, or a loader with a state_dict.",
-                stacklevel=3,
+                "written after epochs only. Pass a DataLoader, or a loader with a state_dict."
             )
-        check_place(self.path)
         trainer.is_stopped = False
         trainer.worker.prepare()
         if not self.order.is_resuming:  # what an earlier call left unfinished is no part of this epoch
@@ -72,8 +67,11 @@ class Loop:
             if not trainer.worker.updates.batches:  # none whose gradients would be lost
                 self._pause(asked)
         trainer.worker.updates.flush()
-        if self.path is not None and self.validation is not None:
-            trainer.save(self.path)  # so that nothing waits for the validation, Ctrl-C least of all
+        if not trainer.sofar.steps:
+            again = "cannot be read a second time; pass a list or a DataLoader" if number else "are empty"
+            raise StageError(f"epoch {number + 1} has no batch: the batches {again}.")
+        if self.path is not None:  # what comes now may fail, and is done again: validation and callbacks
+            trainer.save(self.path)
         epoch = self._report(number, asked)
         trainer.worker.updates.end_epoch(epoch.validation.get("loss", epoch.loss))
         trainer.epochs.append(epoch)
@@ -89,11 +87,8 @@ class Loop:
         trainer = self.trainer
         taken = Batch.of(batch, device_of(trainer.cut))
         outcome = trainer.train_on(taken)
-        with torch.no_grad():
-            figures = {
-                name: metric(outcome.outputs, taken.target) for name, metric in trainer.metrics.items()
-            }
-        record = trainer.history.note(outcome.loss, figures)
+        figures = measured(trainer.metrics, outcome.outputs, taken.target)
+        record = trainer.history.note(outcome.loss, figures, trainer.steps)
         trainer.sofar.add(record, taken.size)
         for callback in self.callbacks:
             callback.step(trainer, record)
@@ -107,13 +102,10 @@ class Loop:
 
     def _report(self, number: int, asked: Asked) -> Epoch:
         sofar = self.trainer.sofar
-        if not sofar.steps:
-            again = "cannot be read a second time; pass a list or a DataLoader" if number else "are empty"
-            raise StageError(f"epoch {number + 1} has no batch: the batches {again}.")
         figures = sofar.figures.all()
         loss = figures.pop("loss")
         if not math.isfinite(loss):
-            warnings.warn(f"the loss of epoch {number + 1} is {loss}", stacklevel=5)
+            warn(f"the loss of epoch {number + 1} is {loss}")
         judged = {} if self.validation is None else self.trainer.evaluate(self._watched(asked))
         if self.validation is not None and not judged:
             raise StageError(f"epoch {number + 1} has no batch to validate on: pass a list or a DataLoader.")

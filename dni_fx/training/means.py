@@ -21,14 +21,15 @@ class Means:
         self.weights: defaultdict[str, float] = defaultdict(float)
 
     def add(self, name: str, value: Tensor | float, weight: float) -> None:
-        """Take in one number; one on a device is not waited for."""
+        """Take in one number; one on a device is not waited for, and one of no weight may be anything."""
         number = value.detach() if isinstance(value, Tensor) else value
-        self.totals[name] = self.totals[name] + number * weight
+        self.totals[name] = self.totals[name] + (number * weight if weight else 0.0)
         self.weights[name] += weight
 
     def all(self) -> dict[str, float]:
-        """The mean of every name."""
-        return {name: float(total) / self.weights[name] for name, total in self.totals.items()}
+        """The mean of every name; nan of nothing."""
+        weights = {name: weight or math.nan for name, weight in self.weights.items()}
+        return {name: float(total) / weights[name] for name, total in self.totals.items()}
 
     def state_dict(self) -> dict[str, tuple[float, float]]:
         """Total and weight of every name."""

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from dni_fx.decoupled import Decoupled, dnis
-from dni_fx.errors import DniError, FileError, StageError
+from dni_fx.errors import ContextError, DniError, FileError, StageError
+from dni_fx.files import check_place
 from dni_fx.history import History
+from dni_fx.modes import resume_training
 from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Outcome, Recipe, Runtime, SchedulerFactory
 from dni_fx.training.batches import Batch, Metric, device_of
 from dni_fx.training.callbacks import Callback
-from dni_fx.training.checkpoint import read_checkpoint, write_checkpoint
+from dni_fx.training.checkpoint import State, read_checkpoint, write_checkpoint
 from dni_fx.training.evaluation import evaluate
 from dni_fx.training.loop import Loop
 from dni_fx.training.means import Sofar
@@ -79,6 +81,7 @@ class Trainer:
         self.history = History(cut)
         self.is_stopped = False
         self._order = Order(())
+        self._frozen = [part for part in cut.modules() if not part.training] if cut.training else []
 
     def step(self, batch: Any) -> Outcome:
         """Train on one batch; returns its loss and the outputs.
@@ -89,11 +92,22 @@ class Trainer:
         return self.train_on(Batch.of(batch, device_of(self.cut)))
 
     def train_on(self, batch: Batch) -> Outcome:
-        """Train on one batch that was taken apart."""
-        if not self.cut.training:
-            self.cut.train()  # a model in train mode may have parts that are to stay in eval mode
+        """Train on one batch that was taken apart.
+
+        A model in eval mode is put in train mode, but for the parts that were in eval mode in the last step.
+        """
+        self._frozen = resume_training(self.cut, self._frozen)
         context = batch.target if self.labels_as_context else None
-        outcome = self.worker.step(batch.args, batch.kwargs, batch.target, context)
+        if not (context is None or isinstance(context, Tensor)):
+            raise StageError(
+                f"labels_as_context shows targets that are a tensor, not a {type(context).__name__}."
+            )
+        try:
+            with batch.explained(self.cut):
+                outcome = self.worker.step(batch.args, batch.kwargs, batch.target, context)
+        except ContextError as error:
+            remedy = "Give the batch labels for its targets" if self.labels_as_context else _SHOW_LABELS
+            raise error.instead(remedy) from None
         self.steps += 1
         return outcome
 
@@ -117,7 +131,8 @@ class Trainer:
 
         The state of the run is written to `checkpoint` after every epoch, after `every` steps if that is not
         0, and on Ctrl-C; with `resume` the run goes on from there if the file is there, and ends as if it
-        had never stopped. TensorBoard finds the figures of every step in `log_dir`.
+        had never stopped. Optimizers keep the options of the file; a warning names those that were asked to
+        be others. TensorBoard finds the figures of every step in `log_dir`.
 
         Raises:
             StageError: there is no batch, or the batches cannot be read as they would have to be.
@@ -129,6 +144,7 @@ class Trainer:
             raise StageError(
                 f"every={every} and epochs={epochs} are 0 or more, and every needs a checkpoint."
             )
+        check_place(path)
         if path is not None and path.exists():
             if not resume:
                 raise FileError(
@@ -146,7 +162,7 @@ class Trainer:
         """Means of the loss and the metrics over batches, by the original model in eval mode."""
         recipe, updates = self.worker.recipe, self.worker.updates
         with updates.autocast():
-            return evaluate(self.cut, batches, {"loss": recipe.loss, **self.metrics})
+            return evaluate(self.cut, batches, {"loss": recipe.loss_of, **self.metrics})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state of the run to a file, which replaces one that is there when it is whole.
@@ -166,7 +182,7 @@ class Trainer:
         """
         self.load_state_dict(read_checkpoint(Path(path)))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """All that the run depends on: weights, synthesizers, optimizers, random state, place in the data.
 
         Raises:
@@ -226,6 +242,9 @@ class Trainer:
             key for key in own.keys() | model.keys() if key not in kept and not _comes_and_goes(key)
         )
         return ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+
+
+_SHOW_LABELS = "Pass labels_as_context=True, name the input of the model that holds them with context="
 
 
 def _comes_and_goes(key: str) -> bool:

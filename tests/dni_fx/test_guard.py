@@ -110,7 +110,7 @@ def test_what_was_good_for_long_is_told_soon_after(past, most):
     guard = Guard(100)
     for _ in range(past):
         guard.note("b", 0.9)
-    with pytest.warns(UserWarning, match=POINTED):
+    with pytest.warns(UserWarning, match=rf"{POINTED}, by a mean cosine of -0\.\d\d\d\. The boundary"):
         [guard.note("b", -0.15) for _ in range(most)]
 
 
