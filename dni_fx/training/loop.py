@@ -89,7 +89,7 @@ class Loop:
         trainer = self.trainer
         taken = Batch.of(batch, device_of(trainer.cut))
         outcome = trainer.train_on(taken)
-        with torch.no_grad():
+        with trainer.worker.across(), torch.no_grad():
             figures = {
                 name: metric(outcome.outputs, taken.target) for name, metric in trainer.metrics.items()
             }
