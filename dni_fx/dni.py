@@ -144,7 +144,8 @@ class DNI(Pupil):
         learns = learns and self.is_due
         taught = learns and self.wants_truth
         stale = taught and self.interface.stale > 0
-        guess = self.ask(values, now.context, learns and self.learns and not stale and not now.exact)
+        context = None if now.context is None else now.context.to(values[0].device)
+        guess = self.ask(values, context, learns and self.learns and not stale and not now.exact)
         made = Synthesis(
             guess.gradients,
             self.scale.units(),
@@ -152,7 +153,7 @@ class DNI(Pupil):
             guess.objective,
             guess.learned,
             guess.loss,
-            now.context,
+            context,
             now.batch,
             now.gradient_scale,
             now.record,
