@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from operator import is_
 from typing import Any, TypeVar
@@ -38,6 +39,9 @@ from passes.switches import switches_kept
 from passes.values import value_of
 
 _T = TypeVar("_T")
+
+Around = Callable[[], AbstractContextManager[object]]
+"""What a capture is made inside of."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +173,11 @@ class Cutting:
             end_episodes(edge, flat, reset)
         return pytree.tree_unflatten(flat, spec)
 
-    def settled(self, tree: nn.Module, call: Call) -> CutGraph:
-        """The cut graph that takes the way of this data; it is run once for that if it has branches."""
+    def settled(self, tree: nn.Module, call: Call, around: Around = nullcontext) -> CutGraph:
+        """The cut graph that takes the way of this data; it is run once for that if it has branches.
+
+        What has to be captured is captured inside of `around`.
+        """
 
         def run(graph: CutGraph) -> CutGraph:
             if graph.capture.ways:
@@ -178,13 +185,20 @@ class Cutting:
                     graph.marked.whole(tree, *call.leaves)
             return graph
 
-        return self._along(tree, call, run, back=True)
+        return self._along(tree, call, run, back=True, around=around)
 
-    def _along(self, tree: nn.Module, call: Call, run: Callable[[CutGraph], _T], back: bool = False) -> _T:
+    def _along(
+        self,
+        tree: nn.Module,
+        call: Call,
+        run: Callable[[CutGraph], _T],
+        back: bool = False,
+        around: Around = nullcontext,
+    ) -> _T:
         """What `run` returns on a graph that takes the way of this data, found by trying."""
         ways: tuple[Way, ...] = ()
         while True:
-            graph = self.graph(tree, call, ways)
+            graph = self.graph(tree, call, ways, around)
             try:
                 with switches_kept(), rewound(tree, graph.capture, call, always=back):
                     return run(graph)
@@ -225,7 +239,9 @@ class Cutting:
         """The DNIs there are, by the names of their boundaries."""
         return {name: dni for name, dni in self.interfaces.named_children() if isinstance(dni, DNI)}
 
-    def graph(self, tree: nn.Module, call: Call, ways: tuple[Way, ...] = ()) -> CutGraph:
+    def graph(
+        self, tree: nn.Module, call: Call, ways: tuple[Way, ...] = (), around: Around = nullcontext
+    ) -> CutGraph:
         """The cut graph for calling `tree`, as it is, on data that takes these ways, made now if need be.
 
         Raises:
@@ -237,6 +253,14 @@ class Cutting:
         for known in self.graphs:
             if known.key == key and known.capture.fits(call, ways) and known.has_its_hooks():
                 return known
+        with around():
+            self.graphs.append(made := self._made(tree, call, ways, key, modules))
+        self.was_cut = False  # from here on, a plan that does not fit is told
+        return made
+
+    def _made(
+        self, tree: nn.Module, call: Call, ways: tuple[Way, ...], key: Key, modules: list[nn.Module]
+    ) -> CutGraph:
         refuse_meta(tree, call.leaves)
         capture = self.program.annotated(tree, call, ways)
         captured = capture.module(tree)
@@ -256,10 +280,7 @@ class Cutting:
             self.program.example = replace(call, leaves=tuple(leaf.detach() for leaf in call.leaves))
         code = Marked(marked.graph, specs, compile_graph(marked.graph), condition_of(capture.sizes.condition))
         hooks = hooks_passed_by(capture.graph, tree)
-        made = CutGraph(key, modules, capture, code, road(tree, split_stages(marked, plan)), hooks, edges)
-        self.graphs.append(made)
-        self.was_cut = False  # from here on, a plan that does not fit is told
-        return made
+        return CutGraph(key, modules, capture, code, road(tree, split_stages(marked, plan)), hooks, edges)
 
     def _classes(self, capture: Capture) -> tuple[int, int]:
         """How many classes a context can have, and how many features the model's first output has."""

@@ -152,7 +152,8 @@ class DNI(Pupil):
         learns = learns and self.is_due
         taught = learns and self.wants_truth
         stale = taught and self.interface.stale > 0
-        guess = self.ask(values, self.context, learns and self.learns and not stale and not now.exact)
+        context = None if self.context is None else self.context.to(values[0].device)
+        guess = self.ask(values, context, learns and self.learns and not stale and not now.exact)
         made = Synthesis(
             guess.gradients,
             self.scale.units(),
@@ -160,7 +161,7 @@ class DNI(Pupil):
             guess.objective,
             guess.learned,
             guess.loss,
-            self.context,
+            context,
             now.batch,
             now.gradient_scale,
             now.record,

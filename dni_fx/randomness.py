@@ -35,9 +35,9 @@ def random_state() -> tuple[Any, ...]:
 
 
 def set_random_state(state: tuple[Any, ...]) -> None:
-    """Go back to a state that `random_state` returned."""
+    """Go back to a state that `random_state` returned, perhaps on a machine with more GPUs."""
     torch.set_rng_state(torch.frombuffer(bytearray(state[0]), dtype=torch.uint8))
     random.setstate(state[1])
     np.random.set_state(("MT19937", np.frombuffer(state[2], dtype=np.uint32), *state[3]))
-    for device, each in enumerate(state[4]):
+    for device, each in enumerate(state[4][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(torch.frombuffer(bytearray(each), dtype=torch.uint8), device)

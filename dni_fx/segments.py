@@ -11,18 +11,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dni_fx.dni import DNI
-from dni_fx.stage import Road, Stage, carries_gradient
+from dni_fx.stage import Road, Stage, carries_gradient, moved
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Neighboring stages that run backward together, and what is read for the last time in each."""
+    """Neighboring stages that run backward together, and what is read for the last time in each.
+
+    `places` are the devices of those stages, by their index, that have one: values are moved there.
+    """
 
     stages: tuple[Stage, ...]
     drops: tuple[tuple[str, ...], ...]
+    places: Mapping[int, torch.device] = field(default_factory=dict[int, torch.device])
 
     @property
     def is_releasable(self) -> bool:
@@ -58,9 +63,10 @@ class Segment:
         are nodes of one graph.
         """
         for stage, drops in zip(self.stages, self.drops, strict=True):
-            written = stage.run(stage.reads(values))
+            place = self.places.get(stage.index)
+            written = stage.run(stage.reads(values, place))
             for name, parts in stage.crossings.items():
-                sent = tuple(written[part] for part in parts)
+                sent = tuple(moved(written[part], place) for part in parts)
                 if leaving is None or dnis[name].mix != 0:
                     sent = dnis[name].send(sent)
                     if leaving is not None and leaving.keeps:
@@ -88,7 +94,9 @@ class Leaving:
     passed: dict[str, tuple[Tensor, ...]] = field(default_factory=dict[str, tuple[Tensor, ...]])
 
 
-def segments(road: Road, dnis: Mapping[str, DNI]) -> Iterator[Segment]:
+def segments(
+    road: Road, dnis: Mapping[str, DNI], places: Mapping[int, torch.device] | None = None
+) -> Iterator[Segment]:
     """The stages of a road in order, joined where a boundary between them passes a true gradient now."""
     last = road.last_readers
     start, reach = 0, 0
@@ -96,5 +104,5 @@ def segments(road: Road, dnis: Mapping[str, DNI]) -> Iterator[Segment]:
         locked = [last[name] for name in stage.crossings if name in last and dnis[name].mix != 0]
         reach = max(reach, stage.index, *locked)
         if reach == stage.index:
-            yield Segment(road.stages[start : reach + 1], road.drops[start : reach + 1])
+            yield Segment(road.stages[start : reach + 1], road.drops[start : reach + 1], places or {})
             start = reach + 1

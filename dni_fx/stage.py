@@ -36,6 +36,8 @@ class Stage:
         self._written = {name for node in nodes for name in value_of(node).mutates} & set(part.reads)
         self.may_reenter = any(_is_own_code(tree, node) for node in part.graph.nodes)
         self._owners = [(tree.get_submodule(path), leaf) for path, _, leaf in _split_names(part.parameters)]
+        both = zip(part.buffers, _split_names(part.buffers), strict=True)
+        self._buffer_owners = [(name, tree.get_submodule(path), leaf) for name, (path, _, leaf) in both]
 
     @override
     def __repr__(self) -> str:
@@ -76,17 +78,22 @@ class Stage:
 
     def named_buffers(self) -> dict[str, Tensor]:
         """The buffers that the stage reads, by their names in the model; tied ones once."""
-        names = self.code.part.buffers
-        return {name: self.tree.get_buffer(name) for name in names}
+        # A constant of the code is a buffer of the graph alone.
+        held = [(name, vars(owner)["_buffers"].get(leaf)) for name, owner, leaf in self._buffer_owners]
+        return {name: buffer for name, buffer in held if buffer is not None}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stage's part of the model's state dict, under the same keys; tied weights once."""
         found = {**self.named_parameters(), **self.named_buffers()}
         return {name: tensor.detach() for name, tensor in found.items()}
 
-    def reads(self, values: Mapping[str, Any]) -> list[Any]:
-        """What the stage takes from the values there are, in its own order."""
-        return [values[name] for name in self.code.part.reads]
+    def reads(self, values: Mapping[str, Any], place: torch.device | None = None) -> list[Any]:
+        """What the stage takes from the values there are, in its own order, on its device if it has one.
+
+        What it writes to stays where it is: a copy would keep it to itself.
+        """
+        names = self.code.part.reads
+        return [moved(values[name], None if name in self._written else place) for name in names]
 
     def run(self, reads: list[Any]) -> dict[str, Any]:
         """What the stage writes, by name, computed from what it reads."""
@@ -148,6 +155,14 @@ def carries_gradient(value: object) -> bool:
 def detached(value: Any) -> Any:
     """A value without its history; anything but a tensor as it is."""
     return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def moved(value: Any, place: torch.device | None) -> Any:
+    """A tensor on this device, with its history; anything else, and with no device everything, as it is."""
+    if place is None or not isinstance(value, Tensor) or value.device == place:
+        return value
+    # What is copied to the host while nobody waits would be read before it is there.
+    return value.to(place, non_blocking=place.type != "cpu")
 
 
 def _is_own_code(tree: nn.Module, node: fx.Node) -> bool:

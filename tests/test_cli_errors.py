@@ -47,6 +47,10 @@ __all__ = ["in_an_empty_folder"]
         (f"train {MLP} --data nothing", "x_train"),
         (f"train {MLP} --data dni_fx.demo:FEATURES", "is a int"),
         (f"train {MLP} --data dni_fx.demo:clusters --runtime locla", "Did you mean 'local'"),
+        (
+            f"train {MLP} --data dni_fx.demo:clusters --runtime local:devices=cpu+meta",
+            "stages on meta: there is",
+        ),
         (f"train {MLP} --data dni_fx.demo:clusters --loss mse", "targets of the output's shape"),
         (
             f"train {MLP} --data dni_fx.demo:clusters --synthesizer local-head",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,10 @@ class Worker(abc.ABC):
                 named = dni.learner.named_parameters()
                 mine = {f"{CONTAINER}.{name}.learner.{key}": parameter for key, parameter in named}
                 self.updates.own(f"{CONTAINER}.{name}", mine)
+
+    def across(self) -> AbstractContextManager[object]:
+        """Inside, what is computed may meet tensors of all devices that the model is on."""
+        return nullcontext()
 
     @abc.abstractmethod
     def step(

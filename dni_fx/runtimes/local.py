@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dni_fx.calls import call_of
+from dni_fx.calls import Call, call_of
 from dni_fx.cutting import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
-from dni_fx.errors import StageError
+from dni_fx.errors import StageError, first_line
 from dni_fx.program import signature_of
 from dni_fx.runtimes.aside import AtOnce, Beside
 from dni_fx.runtimes.base import Outcome, Runtime, Worker
+from dni_fx.runtimes.places import Places, devices_of
 from dni_fx.runtimes.recipe import Recipe
 from dni_fx.runtimes.walk import Manner, Walk
 from passes import SpecError
@@ -48,6 +51,12 @@ class Local(Runtime):
     With `overlap` a thread runs stages backward and updates them while the next ones run forward. To the bit
     nothing else comes out: no forward pass of a step needs an update of the same step.
 
+    With `devices`, such as `("cuda:0", "cuda:1")` or `local:devices=cuda:0+cuda:1` as text, the stages are
+    spread over them in order, neighbors on one where there are fewer devices than stages. Each stage has its
+    parameters, its synthesizers and its optimizer there, and values are moved to where they are read. The
+    whole model is on the first device when training begins, and on one whenever it is captured anew. It
+    stays spread, and its outputs are where they are made; `cut.to(device)` gathers it.
+
     Sources:
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.3.
     """
@@ -58,8 +67,14 @@ class Local(Runtime):
     overlap: bool = False
     update_probability: float = 1.0
     seed: int = 0
+    devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for each in self.devices:
+            try:
+                torch.device(each)
+            except RuntimeError as error:
+                raise SpecError(f"local.devices: {each!r} is no device. {first_line(error)}") from None
         if self.unlock not in _UNLOCKS:
             raise SpecError(f"local.unlock is {' or '.join(_UNLOCKS)}, not {self.unlock!r}.")
         if not 0 < self.update_probability <= 1:
@@ -69,7 +84,15 @@ class Local(Runtime):
 
     @override
     def start(self, cut: Decoupled, recipe: Recipe) -> Worker:
-        return _Worker(cut, recipe, self)
+        places = Places(cut, devices_of(self.devices))
+        if recipe.autocast is not None and len({device.type for device in places.devices}) > 1:
+            raise StageError(
+                f"autocast is for devices of one type, and these are {', '.join(self.devices)}. Train "
+                "without it, or choose others."
+            )
+        if places.devices:
+            places.gather(places.devices[0])
+        return _Worker(cut, recipe, self, places)
 
     def chosen(self, step: int, stages: int) -> set[int]:
         """The stages that are updated in this step: the same ones whenever it is asked."""
@@ -79,9 +102,10 @@ class Local(Runtime):
 
 
 class _Worker(Worker):
-    def __init__(self, cut: Decoupled, recipe: Recipe, runtime: Local) -> None:
+    def __init__(self, cut: Decoupled, recipe: Recipe, runtime: Local, places: Places) -> None:
         super().__init__(cut, recipe)
         self.runtime = runtime
+        self.places = places
         self.aside = Beside() if runtime.overlap else AtOnce()
         self._last: tuple[CutGraph, dict[int, list[str]]] | None = None
 
@@ -90,27 +114,42 @@ class _Worker(Worker):
         self._last = None  # which stage reads what is known with a graph, and looked at anew for the next one
 
     @override
+    def across(self) -> AbstractContextManager[object]:
+        return self.places.meeting if self.places.devices else nullcontext()
+
+    @override
     def step(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
     ) -> Outcome:
         self._refuse()
-        cutting = cutting_of(self.cut)
         call = call_of(signature_of(self.cut), args, kwargs)
+        with self.across():
+            return self._walk(self._settled(call), call, target, context)
+
+    def _settled(self, call: Call) -> CutGraph:
+        """The graph for this call: a stage that has stepped cannot be taken back."""
         with self.updates.autocast():
-            graph = cutting.settled(self.cut, call)  # a stage that has stepped cannot be taken back
+            graph = cutting_of(self.cut).settled(self.cut, call, self.places.gathered)
         if not graph.road.split.in_order:
             raise StageError(
                 "the local runtime runs stage after stage, and by this plan that would draw random "
                 "numbers or write to memory in another order than the model does. Use the backprop "
                 "runtime, or a plan that a policy has made."
             )
+        return graph
+
+    def _walk(self, graph: CutGraph, call: Call, target: Any, context: Tensor | None) -> Outcome:
+        cutting = cutting_of(self.cut)
+        if self.places.spread(graph):
+            self.updates.follow()
         due = self._due(graph)
         with self.updates.batch(), switches_kept(), cutting.step.telling_loss():
             with self.updates.autocast():
                 cutting.begin(call, context)
             values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
             chosen = self.runtime.chosen(cutting.step.number, len(graph.road.stages))
-            manner = Manner(due, chosen, self.runtime.unlock == "forward", self.aside)
+            predicts, places = self.runtime.unlock == "forward", self.places.of(graph)
+            manner = Manner(due, chosen, predicts, self.aside, places)
             return Walk(self, graph, values, manner).run(target)
 
     def _due(self, graph: CutGraph) -> dict[int, list[str]]:

@@ -127,6 +127,11 @@ class Updates:
         if name in self.owned and self.owned[name].has_gradients:
             self.step(name)
 
+    def follow(self) -> None:
+        """Put what optimizers keep of their parameters on the devices where those are now."""
+        for owned in self.owned.values():
+            owned.optimizer.load_state_dict(owned.optimizer.state_dict())
+
     def flush(self) -> None:
         """Step all optimizers now if gradients wait; they are averaged over the batches that there were."""
         if not self.batches:

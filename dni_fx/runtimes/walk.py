@@ -53,7 +53,7 @@ class _Held:
 class Manner:
     """How a step is taken: which stages are `chosen` to be updated, and what is done `aside`.
 
-    `due` names the optimizers that step with each stage.
+    `due` names the optimizers that step with each stage, `places` the device of each stage that has one.
     If it `predicts`, stages read what predictors tell of the model's inputs in the place of what other
     stages send, from which the predictors learn: then no stage needs another one of this step.
     """
@@ -62,6 +62,7 @@ class Manner:
     chosen: Set[int]
     predicts: bool
     aside: Aside
+    places: Mapping[int, torch.device]
 
 
 class Walk:
@@ -79,7 +80,7 @@ class Walk:
         self.graph = graph
         self.values = values
         self.dnis = dnis(worker.cut)
-        self.segments = tuple(segments(graph.road, self.dnis))
+        self.segments = tuple(segments(graph.road, self.dnis, manner.places))
         together = [[stage.index for stage in segment.stages] for segment in self.segments]
         self.active = {index for indices in together if indices[-1] in manner.chosen for index in indices}
         self.readers: dict[str, set[int]] = {

@@ -87,7 +87,8 @@ class Loop:
         trainer = self.trainer
         taken = Batch.of(batch, device_of(trainer.cut))
         outcome = trainer.train_on(taken)
-        figures = measured(trainer.metrics, outcome.outputs, taken.target)
+        with trainer.worker.across():
+            figures = measured(trainer.metrics, outcome.outputs, taken.target)
         record = trainer.history.note(outcome.loss, figures, trainer.steps)
         trainer.sofar.add(record, taken.size)
         for callback in self.callbacks:

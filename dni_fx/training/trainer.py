@@ -161,7 +161,7 @@ class Trainer:
     def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
         """Means of the loss and the metrics over batches, by the original model in eval mode."""
         recipe, updates = self.worker.recipe, self.worker.updates
-        with updates.autocast():
+        with self.worker.across(), updates.autocast():
             return evaluate(self.cut, batches, {"loss": recipe.loss_of, **self.metrics})
 
     def save(self, path: str | os.PathLike[str]) -> None:
