@@ -17,7 +17,8 @@ from torch._guards import detect_fake_mode
 from torch._subclasses import FakeTensor
 
 from dni_fx.calls import Call, call_of
-from dni_fx.cutting import CutGraph, Cutting
+from dni_fx.cut_graph import CutGraph
+from dni_fx.cutting import Cutting
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import CaptureError, DniError
 from dni_fx.fill import Choice, N, fill

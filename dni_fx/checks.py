@@ -11,7 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from dni_fx.calls import Call
-from dni_fx.cutting import CutGraph
+from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, detach, dnis
 from dni_fx.dni import DNI
 from dni_fx.errors import DniError

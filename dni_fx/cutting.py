@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from operator import is_
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -16,16 +15,17 @@ from torch import Tensor, fx, nn
 from dni_fx.calls import Call, call_of
 from dni_fx.carry import Passage, end_episodes
 from dni_fx.compiled import condition_of, number_of
+from dni_fx.cut_graph import CutGraph, Marked
 from dni_fx.dni import DNI
 from dni_fx.errors import CaptureError, DniError, PlanError
-from dni_fx.feedback import Carry, Feedback
-from dni_fx.hooks import Hooks, hooks_passed_by, numbers_of
+from dni_fx.feedback import Carry
+from dni_fx.hooks import hooks_passed_by
 from dni_fx.interfaces import Interfaces
 from dni_fx.program import Capture, Key, Program, key_of, modules_of, signature_of
 from dni_fx.refusals import refuse_meta, refuse_transforms
 from dni_fx.release import own_saved_tensors, run_stages
 from dni_fx.rewind import rewound
-from dni_fx.stage import Road, road
+from dni_fx.stage import road
 from dni_fx.step import Step
 from passes import BoundarySpec, Pipeline, Plan, boundaries
 from passes.boundary import CONTAINER
@@ -42,47 +42,6 @@ _T = TypeVar("_T")
 
 Around = Callable[[], AbstractContextManager[object]]
 """What a capture is made inside of."""
-
-
-@dataclass(frozen=True)
-class Marked:
-    """A graph with its boundaries, as data and as code. It belongs to no tree: copies of a model share it.
-
-    `admits` is the condition on the sizes of its inputs as code, for compilers to follow.
-    """
-
-    graph: fx.Graph
-    specs: tuple[BoundarySpec, ...]
-    whole: Callable[..., Any]
-    admits: Callable[[dict[str, Tensor]], bool]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Marked:
-        return self
-
-    def module(self, tree: nn.Module) -> fx.GraphModule:
-        """The graph over the modules of `tree`, which holds whatever fills the boundaries."""
-        return fx.GraphModule(tree, self.graph)
-
-
-@dataclass
-class CutGraph:
-    """One graph of the model with its cuts: whole, and stage by stage."""
-
-    key: Key
-    modules: list[nn.Module]
-    capture: Capture
-    marked: Marked
-    road: Road
-    hooks: list[Hooks]
-    feedback: tuple[Feedback, ...] = ()
-
-    def is_bound_to(self, modules: list[nn.Module]) -> bool:
-        """Whether its stages run on these very modules: a layer may have been replaced since."""
-        return len(self.modules) == len(modules) and all(map(is_, self.modules, modules))
-
-    def has_its_hooks(self) -> bool:
-        """Whether the modules that it goes through have just the hooks that they had at capture."""
-        return numbers_of(self.hooks) == self.capture.hooks
 
 
 class Cutting:

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from dni_fx import archive
 from dni_fx.calls import Call, Form, form_of
-from dni_fx.cutting import CutGraph
+from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, bare, cutting_of, detach, dnis
 from dni_fx.errors import ExportError, FileError
 from dni_fx.exported import Exported, export_graph

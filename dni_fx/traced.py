@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from dni_fx.calls import call_of
 from dni_fx.compiled import begin, owner_of
-from dni_fx.cutting import CutGraph, Cutting
+from dni_fx.cut_graph import CutGraph
+from dni_fx.cutting import Cutting
 from dni_fx.errors import CaptureError
 from dni_fx.hooks import hooks_of
 from dni_fx.program import key_of, modules_of, signature_of

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dni_fx.calls import Call, call_of
-from dni_fx.cutting import CutGraph
+from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.errors import StageError, first_line
 from dni_fx.program import signature_of

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dni_fx.cutting import CutGraph
+from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, dnis
 from dni_fx.errors import StageError
 from dni_fx.program import modules_of

@@ -12,7 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from dni_fx.cutting import CutGraph
+from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import dnis
 from dni_fx.dni import DNI
 from dni_fx.gradients import added

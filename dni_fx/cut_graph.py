@@ -1,0 +1,57 @@
+"""One graph of a model with its cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import is_
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from dni_fx.feedback import Feedback
+from dni_fx.hooks import Hooks, numbers_of
+from dni_fx.program import Capture, Key
+from dni_fx.stage import Road
+from passes import BoundarySpec
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A graph with its boundaries, as data and as code. It belongs to no tree: copies of a model share it.
+
+    `admits` is the condition on the sizes of its inputs as code, for compilers to follow.
+    """
+
+    graph: fx.Graph
+    specs: tuple[BoundarySpec, ...]
+    whole: Callable[..., Any]
+    admits: Callable[[dict[str, Tensor]], bool]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Marked:
+        return self
+
+    def module(self, tree: nn.Module) -> fx.GraphModule:
+        """The graph over the modules of `tree`, which holds whatever fills the boundaries."""
+        return fx.GraphModule(tree, self.graph)
+
+
+@dataclass
+class CutGraph:
+    """One graph of the model with its cuts: whole, and stage by stage."""
+
+    key: Key
+    modules: list[nn.Module]
+    capture: Capture
+    marked: Marked
+    road: Road
+    hooks: list[Hooks]
+    feedback: tuple[Feedback, ...] = ()
+
+    def is_bound_to(self, modules: list[nn.Module]) -> bool:
+        """Whether its stages run on these very modules: a layer may have been replaced since."""
+        return len(self.modules) == len(modules) and all(map(is_, self.modules, modules))
+
+    def has_its_hooks(self) -> bool:
+        """Whether the modules that it goes through have just the hooks that they had at capture."""
+        return numbers_of(self.hooks) == self.capture.hooks
