@@ -43,10 +43,8 @@ class Ahead(nn.Module):
             pairs = list(zip(told, guessed, strict=True))
             count = max(sum(each.numel() for each in told), 1)
             error = torch.stack([(a - b.detach().to(a)).square().sum() for a, b in pairs]).sum() / count
-            parameters = list(self.learner.parameters())
-            found: Sequence[Tensor | None] = torch.autograd.grad(
-                error * interface.aux, [*leaves, *parameters], allow_unused=True
-            )
+            asked = [*leaves, *self.learner.parameters()]
+            found = list[Tensor | None](torch.autograd.grad(error * interface.aux, asked, allow_unused=True))
         self.error = float(error.detach())
         if all(bool(each.isfinite().all()) for each in found if each is not None):
             self.optimizer.collect(found[len(leaves) :])
