@@ -29,6 +29,9 @@ from dni_fx.feedback import Feedback
 from dni_fx.gradients import added
 from dni_fx.step import Synthesis
 
+RESET = "dni_reset"
+"""The keyword of a call under which samples are marked whose episode ends with it."""
+
 
 class Passage:
     """The state of one step on its way through a model: in by `enter`, out by `leave`.
@@ -60,10 +63,11 @@ class Passage:
                 end_episodes(each, left, self.reset)
         return left
 
-    def close(self) -> None:
-        """Learn from what has arrived at the leaves that `enter` made."""
+    def close(self, active: set[int]) -> None:
+        """Learn from what has arrived at the leaves that `enter` made, if all their readers are `active`."""
         for edge in self.edges:
-            edge.close()
+            if active.issuperset(edge.dni.spec.consumers):
+                edge.arrive([leaf.grad for leaf in edge.leaves])
 
 
 def end_episodes(feedback: Feedback, outputs: list[Any], reset: Tensor) -> None:
@@ -103,6 +107,8 @@ class _Edge:
     def leave(self, left: list[Any], reset: Tensor | None) -> None:
         """Let every output bring what is guessed for the state that goes out."""
         state = [left[at] for at in self.writes]
+        if not all(map(_is_live, state)):
+            return  # made by a stage that is not updated in this step
         guess = self.dni.synthesize(self._flat([each.detach() for each in state]), learns=False)
         up = self.dni.upward(guess, guess.gradients, (None,) * len(state), 0)
         self._look_ahead(guess)
@@ -120,10 +126,6 @@ class _Edge:
             flat = [None if each is None else _batch_first(each, dim) for each, dim in both]
             asked = self.wanted or [None] * len(flat)
             self.dni.regress(self.synthesis, tuple(added([*each]) for each in zip(flat, asked, strict=True)))
-
-    def close(self) -> None:
-        """Learn from what has arrived at the leaves."""
-        self.arrive([leaf.grad for leaf in self.leaves])
 
     def _look_ahead(self, guess: Synthesis) -> None:
         """Compare the guess for the new state with what the old one tells of it."""

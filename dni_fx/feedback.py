@@ -64,6 +64,17 @@ class Carry:
         """
         return {argument: reads_of(signature, call.form, argument) for argument in self.paths}
 
+    def batch_dims(self, argument: str, state: Sequence[Any], batch: int) -> tuple[int, ...]:
+        """Which dimension of each tensor of a state is the batch, by the sizes of the first one there was.
+
+        Raises:
+            PlanError: none is, or several may be.
+        """
+        if argument not in self._batch_dims:
+            tensors = [each for each in state if isinstance(each, Tensor)]
+            self._batch_dims[argument] = tuple(_batch_dim(each, batch, argument) for each in tensors)
+        return self._batch_dims[argument]
+
     def opened(self, signature: inspect.Signature, call: Call) -> Call:
         """The same call whose state hangs on no step before, and whose gradient is asked for."""
         if not self.paths:
@@ -92,10 +103,8 @@ class Carry:
                     f"the argument {argument!r} holds {len(reads)} tensors, and the output {path!r} that is "
                     f"to be carried there {len(writes)}. State comes back in the form it is passed in."
                 )
-            if argument not in self._batch_dims:
-                state = [call.leaves[at] for at in reads]
-                self._batch_dims[argument] = batch_dims_of(state, call.batch, argument)
-            yield Feedback(argument, reads, writes, self._batch_dims[argument])
+            dims = self.batch_dims(argument, [call.leaves[at] for at in reads], call.batch)
+            yield Feedback(argument, reads, writes, dims)
 
     def located(
         self, signature: inspect.Signature, call: Call, graph: fx.Graph, out_spec: pytree.TreeSpec
@@ -142,15 +151,6 @@ def writes_of(out_spec: pytree.TreeSpec, path: str) -> tuple[int, ...]:
                 "Name the place of the state in it: 1 for the second of a tuple, a key, or a path like 1.0."
             ) from None
     return tuple(pytree.tree_leaves(found))
-
-
-def batch_dims_of(leaves: Sequence[Tensor], batch: int, argument: str) -> tuple[int, ...]:
-    """Which dimension of each tensor is the batch, by its size; all but the last one come into question.
-
-    Raises:
-        PlanError: none is, or several may be.
-    """
-    return tuple(_batch_dim(leaf, batch, argument) for leaf in leaves)
 
 
 def name_of(argument: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dni_fx.calls import Call, call_of
+from dni_fx.carry import RESET
 from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.errors import StageError, first_line
@@ -122,9 +123,11 @@ class _Worker(Worker):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
     ) -> Outcome:
         self._refuse()
-        call = call_of(signature_of(self.cut), args, kwargs)
+        passed = {name: value for name, value in kwargs.items() if name != RESET}
+        call = call_of(signature_of(self.cut), args, passed)
         with self.across():
-            return self._walk(self._settled(call), call, target, context)
+            call = cutting_of(self.cut).opened(self.cut, call)
+            return self._walk(self._settled(call), call, target, context, kwargs.get(RESET))
 
     def _settled(self, call: Call) -> CutGraph:
         """The graph for this call: a stage that has stepped cannot be taken back."""
@@ -138,7 +141,9 @@ class _Worker(Worker):
             )
         return graph
 
-    def _walk(self, graph: CutGraph, call: Call, target: Any, context: Tensor | None) -> Outcome:
+    def _walk(
+        self, graph: CutGraph, call: Call, target: Any, context: Tensor | None, reset: Tensor | None
+    ) -> Outcome:
         cutting = cutting_of(self.cut)
         if self.places.spread(graph):
             self.updates.follow()
@@ -146,10 +151,12 @@ class _Worker(Worker):
         with self.updates.batch(), switches_kept(), cutting.step.telling_loss():
             with self.updates.autocast():
                 cutting.begin(call, context)
-            values = dict(zip(graph.road.split.inputs, call.leaves, strict=True))
+                passage = cutting.passage(graph, reset)
+                leaves = passage.enter(call.leaves, as_leaves=True)
+            values = dict(zip(graph.road.split.inputs, leaves, strict=True))
             chosen = self.runtime.chosen(cutting.step.number, len(graph.road.stages))
             predicts, places = self.runtime.unlock == "forward", self.places.of(graph)
-            manner = Manner(due, chosen, predicts, self.aside, places)
+            manner = Manner(due, chosen, predicts, self.aside, places, passage)
             return Walk(self, graph, values, manner).run(target)
 
     def _due(self, graph: CutGraph) -> dict[int, list[str]]:
@@ -186,6 +193,11 @@ class _Worker(Worker):
                 "the local runtime updates a stage before the true gradient is there, and these boundaries "
                 f"send it up: {', '.join(locked)}. Use the backprop runtime, or mix=0 and a synthesizer that "
                 "learns; warmup=N sends true gradients for a while."
+            )
+        if cutting_of(self.cut).carry and (self.runtime.unlock == "forward" or self.runtime.devices):
+            raise StageError(
+                "carried state does not go with unlock=forward or devices=: leave these out, or pass the "
+                "state in by yourself."
             )
         still = [name for name, dni in dnis(self.cut).items() if not dni.interface.lr]
         if still and self.runtime.unlock == "forward":

@@ -12,6 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from dni_fx.carry import Passage
 from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import dnis
 from dni_fx.dni import DNI
@@ -53,7 +54,8 @@ class _Held:
 class Manner:
     """How a step is taken: which stages are `chosen` to be updated, and what is done `aside`.
 
-    `due` names the optimizers that step with each stage, `places` the device of each stage that has one.
+    `due` names the optimizers that step with each stage, `places` the device of each stage that has one, and
+    `passage` is the way of carried state.
     If it `predicts`, stages read what predictors tell of the model's inputs in the place of what other
     stages send, from which the predictors learn: then no stage needs another one of this step.
     """
@@ -63,6 +65,7 @@ class Manner:
     predicts: bool
     aside: Aside
     places: Mapping[int, torch.device]
+    passage: Passage
 
 
 class Walk:
@@ -95,6 +98,7 @@ class Walk:
         self.held: list[_Held] = []
         self.spared = False
         self.due, self.predicts, self.aside = manner.due, manner.predicts, manner.aside
+        self.passage = manner.passage
         self.inputs = _samples(graph, values) if manner.predicts else []
         self.predicted: dict[str, Tensor] = {}
 
@@ -105,12 +109,14 @@ class Walk:
             self.aside.join()
         finally:
             self.aside.drop()
-        outputs = pytree.tree_unflatten(self.graph.road.result(self.values), self.graph.capture.out_spec)
+        result = self.passage.leave(self.graph.road.result(self.values))
+        outputs = pytree.tree_unflatten(result, self.graph.capture.out_spec)
         with self.worker.updates.autocast():
             loss = self.worker.recipe.loss_of(outputs, target)
         for dni in self.dnis.values():
             dni.hear(loss)
         self._end(loss)
+        self.passage.close(self.active)
         for dni in self.dnis.values():
             dni.step()  # those that had to hear the loss first
         self._step_free_learners()
@@ -256,7 +262,7 @@ class Walk:
     def _step_free_learners(self) -> None:
         """Step the synthesizers that have no optimizer of their own."""
         for name, dni in self.dnis.items():
-            if dni.optimizer is None and name in self.learning:
+            if dni.optimizer is None and (name in self.learning or dni.spec.delay):
                 self.worker.updates.step(f"dni.{name}")
 
 

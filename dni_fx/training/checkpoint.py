@@ -44,6 +44,7 @@ class State(TypedDict):
     history: dict[str, Any]
     order: dict[str, Any]
     callbacks: list[dict[str, Any]]
+    stream: dict[str, list[Tensor]]
 
 
 def write_checkpoint(path: Path, state: State) -> None:
@@ -85,6 +86,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileError(
             f"{path} was written by a newer dni_fx: it is of version {version}, this is {VERSION}."
         )
+    state.setdefault("stream", {})  # which runs that carried no state did not write at first
     if state.keys() != {"dni_fx_checkpoint", *State.__annotations__}:
         raise refusal
     return state

@@ -48,6 +48,7 @@ class Loop:
         trainer.worker.prepare()
         if not self.order.is_resuming:  # what an earlier call left unfinished is no part of this epoch
             trainer.sofar = Sofar()
+            trainer.stream.begin()
             trainer.worker.updates.forget()
         with ExitStack() as stack:
             asked = stack.enter_context(deferred(self.path is not None))
@@ -77,6 +78,7 @@ class Loop:
         trainer.epochs.append(epoch)
         self.order.finish()
         trainer.sofar = Sofar()
+        trainer.stream.begin()
         for callback in self.callbacks:
             callback.epoch(trainer, number + 1, epoch)
         if self.path is not None:

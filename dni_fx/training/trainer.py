@@ -26,6 +26,7 @@ from dni_fx.training.means import Sofar
 from dni_fx.training.order import Order
 from dni_fx.training.progress import Bar, Board
 from dni_fx.training.reports import Epoch, Training
+from dni_fx.training.stream import Stream
 from passes import parse
 from passes.boundary import CONTAINER
 
@@ -80,6 +81,7 @@ class Trainer:
         self.sofar = Sofar()
         self.history = History(cut)
         self.is_stopped = False
+        self.stream = Stream(cut)
         self._order = Order(())
         self._frozen = [part for part in cut.modules() if not part.training] if cut.training else []
 
@@ -102,12 +104,14 @@ class Trainer:
             raise StageError(
                 f"labels_as_context shows targets that are a tensor, not a {type(context).__name__}."
             )
+        batch = self.stream.given(batch)
         try:
             with batch.explained(self.cut):
                 outcome = self.worker.step(batch.args, batch.kwargs, batch.target, context)
         except ContextError as error:
             remedy = "Give the batch labels for its targets" if self.labels_as_context else _SHOW_LABELS
             raise error.instead(remedy) from None
+        self.stream.take(outcome.outputs)
         self.steps += 1
         return outcome
 
@@ -200,6 +204,7 @@ class Trainer:
             "history": self.history.state_dict(),
             "order": self._order.state_dict(),
             "callbacks": [callback.state_dict() for callback in self.callbacks],
+            "stream": self.stream.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -230,6 +235,7 @@ class Trainer:
         self._order.load_state_dict(state["order"])
         for callback, each in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(each)
+        self.stream.load_state_dict(state["stream"])
 
     def _misfits(self, model: Mapping[str, Tensor]) -> str:
         """The keys in which a model's state is not that of this one: before anything of it is changed."""
