@@ -21,6 +21,7 @@ from dni_fx.cut_graph import CutGraph
 from dni_fx.cutting import Cutting
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import CaptureError, DniError
+from dni_fx.feedback import Carry
 from dni_fx.fill import Choice, N, fill
 from dni_fx.interface import INTERFACES, Interface
 from dni_fx.modes import training_mode
@@ -79,7 +80,14 @@ def example_call(model: nn.Module, inputs: Inputs) -> Call:
                 f"{name} of the example is a fake tensor, which holds no numbers: pass a real one."
             )
     with torch.inference_mode(False):  # autograd takes no tensor that was made in inference mode
-        leaves = tuple(leaf.clone() if leaf.is_inference() else leaf for leaf in call.leaves)
+        # A tensor that is there twice would be one input of what is exported.
+        again = {at for at, leaf in enumerate(call.leaves) if any(leaf is each for each in call.leaves[:at])}
+        leaves = tuple(
+            leaf.detach().clone().requires_grad_(leaf.requires_grad)
+            if leaf.is_inference() or at in again
+            else leaf
+            for at, leaf in enumerate(call.leaves)
+        )
     return replace(call, leaves=leaves)
 
 
@@ -164,7 +172,7 @@ def cutting_for(
     interface: str | Interface | Mapping[str, str | Interface],
     context: str,
     classes: int = 0,
-    carry: Mapping[str, str | int] | None = None,
+    carry: Carry | None = None,
 ) -> Cutting:
     """How a program is to be cut, by objects or their text forms.
 
@@ -182,7 +190,7 @@ def cutting_for(
         partial(fill, choice, interfaces),
         classes or max((each.classes for each in asked), default=0),
         context,
-        {argument: str(path) for argument, path in (carry or {}).items()},
+        carry or Carry({}),
     )
 
 

@@ -48,6 +48,11 @@ class CutGraph:
     hooks: list[Hooks]
     feedback: tuple[Feedback, ...] = ()
 
+    @property
+    def specs(self) -> tuple[BoundarySpec, ...]:
+        """Its boundaries: those between stages, and those on edges back."""
+        return (*self.marked.specs, *(edge.spec for edge in self.feedback if edge.spec is not None))
+
     def is_bound_to(self, modules: list[nn.Module]) -> bool:
         """Whether its stages run on these very modules: a layer may have been replaced since."""
         return len(self.modules) == len(modules) and all(map(is_, self.modules, modules))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -59,14 +59,14 @@ class Cutting:
         fill: Callable[[nn.Module, Sequence[BoundarySpec], Step], None],
         classes: int,
         context: str,
-        carry: Mapping[str, str] | None = None,
+        carry: Carry,
     ) -> None:
         self.program = program
         self.plan = plan
         self.fill = fill
         self.classes = classes
         self.context = context
-        self.carry = Carry(carry or {})
+        self.carry = carry
         self.step = Step()
         self.interfaces = Interfaces()
         self.instance_forward: Callable[..., Any] | None = None

@@ -35,11 +35,20 @@ class Feedback:
 
 
 class Carry:
-    """Which argument the next call takes from which output of this one: `{"state": "1"}`."""
+    """Which argument the next call takes from which output of this one: `{"state": 1}`, or `"state.h"`.
 
-    def __init__(self, paths: Mapping[str, str]) -> None:
-        self.paths = dict(paths)
-        self._batch_dims: dict[str, tuple[int, ...]] = {}
+    `batch_dims` says which dimension of each tensor is the batch, where that is known.
+    """
+
+    def __init__(
+        self, paths: Mapping[str, str | int], batch_dims: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        self.paths = {argument: str(path) for argument, path in paths.items()}
+        self._batch_dims = {argument: tuple(dims) for argument, dims in (batch_dims or {}).items()}
+
+    def plain(self) -> dict[str, Any]:
+        """All that it says, for JSON."""
+        return {"paths": self.paths, "batch_dims": self._batch_dims}
 
     def __bool__(self) -> bool:
         return bool(self.paths)

@@ -21,6 +21,7 @@ from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, bare, cutting_of, detach, dnis
 from dni_fx.errors import ExportError, FileError
 from dni_fx.exported import Exported, export_graph
+from dni_fx.feedback import Carry
 from dni_fx.literals import Literal, literals_of, put_literals
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.older import interfaces_of, state_of
@@ -52,6 +53,7 @@ class Opened:
     interfaces: Mapping[str, str]
     context: str
     classes: int
+    carry: Carry
     state: Mapping[str, torch.Tensor]
     missing: str
 
@@ -81,13 +83,13 @@ def save(cut: Decoupled, call: Call, path: str | os.PathLike[str]) -> str:
     missing = ""
     try:
         with training_mode(cut), torch.enable_grad():
-            graph = cutting_of(cut).graph(cut, call)
+            graph = cutting_of(cut).graph(cut, cutting_of(cut).opened(cut, call))
             graphs.append(graph)
             literals["train"] = literals_of(graph.capture.graph)
             programs["train"] = _export(cut, graph, call).program
     except ExportError as error:
         missing = str(error)
-    held = {spec.name for graph in graphs for spec in graph.marked.specs}
+    held = {spec.name for graph in graphs for spec in graph.specs}
     if lost := dnis(cut).keys() - held:
         warn(
             f"{path} holds one way through the model, and not the synthesizers of the others: "
@@ -132,6 +134,7 @@ def open_cut(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Ope
             interfaces_of(meta),
             meta["context"],
             meta["classes"],
+            Carry(**meta.get("carry", {"paths": {}})),
             state_of(meta, read.state),
             meta["missing"],
         )
@@ -165,6 +168,7 @@ def _meta(cut: Decoupled, call: Call, missing: str, literals: Mapping[str, list[
         "interfaces": {name: str(dni.interface) for name, dni in dnis(cut).items()},
         "context": cutting_of(cut).context,
         "classes": next((dni.spec.classes for dni in dnis(cut).values()), 0),
+        "carry": cutting_of(cut).carry.plain(),
         "history": cutting_of(cut).program.history,
         "trainable": [n for n, p in original.named_parameters(remove_duplicate=False) if p.requires_grad],
         "order": [name for name, _ in original.named_parameters(remove_duplicate=False)]

@@ -30,6 +30,7 @@ from dni_fx.dni import DNI
 from dni_fx.errors import CaptureError, DniError, FileError, PlanError
 from dni_fx.exporters import EXPORTERS
 from dni_fx.exporters.base import Exporter, Written
+from dni_fx.feedback import Carry
 from dni_fx.interface import Interface
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.policies import POLICIES, Policy
@@ -130,7 +131,7 @@ def decouple(
     if inputs is not None:
         program.example = example_call(program.tree, inputs)
     program = trainable(program)
-    how = cutting_for(program, plan, synthesizer, interface, context, carry=carry)
+    how = cutting_for(program, plan, synthesizer, interface, context, carry=Carry(carry or {}))
     cut = attach(detach(program.tree), how)
     if program.example is not None:
         prepare(cut, program.example)
@@ -207,7 +208,7 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Deco
     found = open_cut(path, trusted)
     if isinstance(found, Program):
         raise FileError(f"{path} holds a plain program and no cuts: dni_fx.load_program() reads it.")
-    how = (found.plan, found.synthesizers, found.interfaces, found.context, found.classes)
+    how = (found.plan, found.synthesizers, found.interfaces, found.context, found.classes, found.carry)
     cut = attach(detach(found.program.tree), cutting_for(found.program, *how))
     assert found.program.example is not None
     if found.missing:

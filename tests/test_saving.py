@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import dni_fx
 from dni_fx.decoupled import cutting_of
@@ -107,3 +108,21 @@ def test_a_file_of_an_earlier_version_can_still_be_read(tmp_path):
     assert [str(dni.interface) for dni in dni_fx.boundaries(again).values()] == ["dni:mix=0.5"] * 2
     assert {dni.spec.classes for dni in dni_fx.boundaries(again).values()} == {9}
     torch.testing.assert_close(again.state_dict(), cut.state_dict(), rtol=0, atol=0)
+
+
+def test_an_example_that_passes_one_tensor_twice_is_saved_with_two_inputs(tmp_path):
+    class Difference(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, a, b):
+            return self.layer(a) - b
+
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 2, 3)
+    cut = dni_fx.decouple(Difference(), (x, x), plan="balanced:stages=1")
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+    again = dni_fx.load(tmp_path / "cut.pt2")
+    for mode in (True, False):
+        assert torch.equal(again.train(mode)(x, y), cut.train(mode)(x, y))

@@ -107,3 +107,15 @@ def test_what_does_not_go_with_carried_state_is_refused(options):
     trainer = dni_fx.Trainer(cut, loss=first(loss_of), runtime=f"local:{options}")
     with pytest.raises(StageError, match="carried state does not go with"):
         trainer.step(chunks(1)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_holds_the_edge_back_and_its_synthesizer(kind, tmp_path):
+    _, cut, state = made(kind, plan="balanced:stages=2")
+    now = train(cut, state(), chunks(4))
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+    again = dni_fx.load(tmp_path / "cut.pt2")
+    assert dni_fx.boundaries(again).keys() == dni_fx.boundaries(cut).keys()
+    for each in (cut, again):
+        train(each, now, chunks(4))
+    assert_same(dict(again.state_dict()), dict(cut.state_dict()))
