@@ -21,7 +21,6 @@ from dni_fx.cut_graph import CutGraph
 from dni_fx.cutting import Cutting
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import CaptureError, DniError
-from dni_fx.feedback import Carry
 from dni_fx.fill import Choice, N, fill
 from dni_fx.interface import INTERFACES, Interface
 from dni_fx.modes import training_mode
@@ -172,7 +171,6 @@ def cutting_for(
     interface: str | Interface | Mapping[str, str | Interface],
     context: str,
     classes: int = 0,
-    carry: Carry | None = None,
 ) -> Cutting:
     """How a program is to be cut, by objects or their text forms.
 
@@ -190,7 +188,6 @@ def cutting_for(
         partial(fill, choice, interfaces),
         classes or max((each.classes for each in asked), default=0),
         context,
-        carry or Carry({}),
     )
 
 

@@ -48,8 +48,7 @@ class Cutting:
     """Everything that a drop-in adds to its model, but for the synthesizers' parameters.
 
     `plan` is a plan or what chooses one when the first graph is there; `fill` puts a DNI for each boundary
-    into a container; `context` names the model input that holds the labels. `carry` says which argument the
-    next call takes from which output of this one.
+    into a container; `context` names the model input that holds the labels.
     """
 
     def __init__(
@@ -59,14 +58,12 @@ class Cutting:
         fill: Callable[[nn.Module, Sequence[BoundarySpec], Step], None],
         classes: int,
         context: str,
-        carry: Carry,
     ) -> None:
         self.program = program
         self.plan = plan
         self.fill = fill
         self.classes = classes
         self.context = context
-        self.carry = carry
         self.step = Step()
         self.interfaces = Interfaces()
         self.instance_forward: Callable[..., Any] | None = None
@@ -107,6 +104,11 @@ class Cutting:
 
         with own_saved_tensors():
             return self._along(tree, call, run)
+
+    @property
+    def carry(self) -> Carry:
+        """Which argument the next call takes from which output of this one."""
+        return self.program.carry
 
     def passage(self, graph: CutGraph, reset: Any) -> Passage:
         """The way of carried state through one step; of none where true gradients go up everywhere.

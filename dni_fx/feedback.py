@@ -115,6 +115,21 @@ class Carry:
             dims = self.batch_dims(argument, [call.leaves[at] for at in reads], call.batch)
             yield Feedback(argument, reads, writes, dims)
 
+    def note(
+        self, signature: inspect.Signature, call: Call, graph: fx.Graph, out_spec: pytree.TreeSpec
+    ) -> None:
+        """Write on the inputs of a graph which of its values they are in the next step.
+
+        Raises:
+            PlanError: the state that is returned has not the form of the one that is passed in.
+        """
+        inputs = [node for node in graph.nodes if node.op == "placeholder"]
+        result: Any = next(iter(reversed(graph.nodes))).args[0]
+        for edge in self.edges(signature, call, out_spec):
+            for read, write in zip(edge.reads, edge.writes, strict=True):
+                _check_alike(edge.argument, inputs[read], result[write])
+                inputs[read].meta["carried"] = result[write].name
+
     def located(
         self, signature: inspect.Signature, call: Call, graph: fx.Graph, out_spec: pytree.TreeSpec
     ) -> tuple[Feedback, ...]:

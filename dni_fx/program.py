@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from dni_fx.calls import PLAIN, Call, Form
 from dni_fx.errors import CaptureError
+from dni_fx.feedback import Carry
 from dni_fx.hooks import hooks_of, hooks_passed_by, numbers_of
 from dni_fx.randomness import kept_random_state
 from dni_fx.sizes import Sizes
@@ -101,7 +102,7 @@ class Program:
     """A model as graphs: one per mode, dtype, device type and form of call, captured on first use.
 
     They share all state: `tree` owns every parameter and buffer under its original name.
-    `history` says what made each graph, pass by pass.
+    `history` says what made each graph, pass by pass. `carry` are its edges from outputs back to inputs.
     """
 
     tree: nn.Module
@@ -110,6 +111,7 @@ class Program:
     example: Call | None = None
     history: list[str] = field(default_factory=list)
     captures: list[tuple[Key, Capture]] = field(default_factory=list)
+    carry: Carry = field(default_factory=lambda: Carry({}))
     is_from_file: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
@@ -163,6 +165,7 @@ class Program:
         capture = self.capture(tree, call, ways)
         with kept_random_state():
             _annotate(capture, self.fresh(tree), call)
+        self.carry.note(signature_of(tree), call, capture.graph, capture.out_spec)
         return capture
 
     def _warn_of_many(self, key: Key) -> None:

@@ -53,7 +53,6 @@ class Opened:
     interfaces: Mapping[str, str]
     context: str
     classes: int
-    carry: Carry
     state: Mapping[str, torch.Tensor]
     missing: str
 
@@ -126,6 +125,7 @@ def open_cut(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Ope
         captures = {mode == "train": _capture(mode, each, tree, meta) for mode, each in read.programs.items()}
         frontend = Saved(captures, form, meta["missing"])
         program = _finish(tree, frontend, Call(_typed(form, leaves), tuple(leaves)), meta["history"])
+        program.carry = Carry(**meta.get("carry", {"paths": {}}))
         plan = Plan.from_json(json.dumps(meta["plan"]))
         return Opened(
             program,
@@ -134,7 +134,6 @@ def open_cut(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Ope
             interfaces_of(meta),
             meta["context"],
             meta["classes"],
-            Carry(**meta.get("carry", {"paths": {}})),
             state_of(meta, read.state),
             meta["missing"],
         )

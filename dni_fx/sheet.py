@@ -52,7 +52,8 @@ class Sheet:
     """What a plan means on one graph, as plain data; its text is a table.
 
     `parameters` counts each parameter once, however many stages read it. `heaviest` is the largest cost of
-    a node. `plain` and `plain_bytes` are the tensors that cross without a gradient.
+    a node. `plain` and `plain_bytes` are the tensors that cross without a gradient. `carried` are values and
+    the inputs that they are in the next step.
     """
 
     summary: str
@@ -61,6 +62,7 @@ class Sheet:
     heaviest: float
     plain: int
     plain_bytes: int
+    carried: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_measured(self) -> bool:
@@ -108,10 +110,11 @@ class Sheet:
         cost = "time" if self.is_measured else "FLOPs"
         count = sum(len(row.crossings) for row in self.stages)
         crossing = f"crossing with a gradient: {count}, {show_bytes(self.crossing_bytes)}"
+        carried = ", ".join(f"{value} as {name}" for value, name in self.carried)
         plain = f"; without: {self.plain}, {show_bytes(self.plain_bytes)}" if self.plain else ""
         return (
             f"balance: {self.balance:.3f} (max / mean {cost} of a stage; no plan is below {self.bound:.3f})\n"
-            f"{crossing}{plain}"
+            f"{crossing}{plain}" + (f"\ncarried into the next step: {carried}" if carried else "")
         )
 
     @override
@@ -151,6 +154,11 @@ def sheet_of(gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str] | None = None
         max((_cost(flow, node.name) for node in stages), default=0.0),
         len(plain),
         sum(plain.values()),
+        tuple(
+            (str(flow.nodes[of["carried"]]["anchor"]), name)
+            for name, of in flow.nodes.items()
+            if of["carried"]
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,16 @@ DEFAULT_PLAN = "balanced:stages=2"
 
 @capturing()
 def capture(
-    model: nn.Module | ExportedProgram, inputs: Inputs | None = None, *, frontend: str | FrontEnd = "auto"
+    model: nn.Module | ExportedProgram,
+    inputs: Inputs | None = None,
+    *,
+    frontend: str | FrontEnd = "auto",
+    carry: Mapping[str, str | int] | None = None,
 ) -> Program:
     """Capture the training graph of a model; the model and the random state are left as they were.
 
     What is a graph already is taken as it is: a `torch.fx.GraphModule`, unless `frontend` asks for another,
-    and an exported program, which brings an example of its own.
+    and an exported program, which brings an example of its own. `carry` is as for `decouple`.
 
     Raises:
         CaptureError: no front-end can capture the model, there is no example, or the model fails on it.
@@ -70,6 +75,8 @@ def capture(
             f"capturing {type(model).__name__} needs an example of its inputs: a tensor, a tuple of "
             "positional arguments, or a dictionary of keyword arguments."
         )
+    if carry is not None:
+        program.carry = Carry(carry)
     with torch.inference_mode(False), training_mode(program.tree):
         without_numbers(program).capture(program.tree, program.example)
     return program
@@ -130,9 +137,8 @@ def decouple(
     program = program_of(model, frontend)
     if inputs is not None:
         program.example = example_call(program.tree, inputs)
-    program = trainable(program)
-    how = cutting_for(program, plan, synthesizer, interface, context, carry=Carry(carry or {}))
-    cut = attach(detach(program.tree), how)
+    program = trainable(program if carry is None else replace(program, carry=Carry(carry)))
+    cut = attach(detach(program.tree), cutting_for(program, plan, synthesizer, interface, context))
     if program.example is not None:
         prepare(cut, program.example)
     return cut
@@ -208,7 +214,7 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Deco
     found = open_cut(path, trusted)
     if isinstance(found, Program):
         raise FileError(f"{path} holds a plain program and no cuts: dni_fx.load_program() reads it.")
-    how = (found.plan, found.synthesizers, found.interfaces, found.context, found.classes, found.carry)
+    how = (found.plan, found.synthesizers, found.interfaces, found.context, found.classes)
     cut = attach(detach(found.program.tree), cutting_for(found.program, *how))
     assert found.program.example is not None
     if found.missing:

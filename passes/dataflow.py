@@ -24,6 +24,7 @@ def dataflow(gm: fx.GraphModule) -> nx.DiGraph[str]:
     An edge also runs from a node that writes memory to those that read the memory later. `bytes` of an
     edge is the size of the value. O(V + E), for as long as few values share memory. Node attributes:
 
+    - `carried`: of an input, the node that makes it for the next step; else empty.
     - `op`, `target` (str); `anchor`, None for an input, a `get_attr` and the output, which have no stage;
       `module`: the path of the module whose call made the value.
     - `flops`, `backward_flops`, `bytes`, `saved`, `is_tensor`, `requires_grad`, `random`: as in `Value`.
@@ -62,6 +63,20 @@ def dataflow(gm: fx.GraphModule) -> nx.DiGraph[str]:
     return flow
 
 
+def over_time(flow: nx.DiGraph[str]) -> nx.DiGraph[str]:
+    """The graph with its edges back, from values to the inputs that hold them in the next step.
+
+    `delay` of an edge is how many steps it takes: 0, or 1 for these. With them there may be cycles. O(V + E).
+    """
+    whole = flow.copy()
+    for _, _, facts in whole.edges(data=True):
+        facts["delay"] = 0
+    for name, facts in flow.nodes(data=True):
+        if facts["carried"]:
+            whole.add_edge(facts["carried"], name, delay=1, bytes=facts["bytes"])
+    return whole
+
+
 def computed(flow: nx.DiGraph[str]) -> list[str]:
     """The nodes that have a stage, in graph order: all but the inputs, `get_attr` nodes and the output."""
     return [name for name in flow if flow.nodes[name]["anchor"] is not None]
@@ -98,6 +113,7 @@ def _facts(gm: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
     anchor = node.meta.get("anchor")
     return {
         "op": node.op,
+        "carried": node.meta.get("carried", ""),
         "target": str(node.target),
         "anchor": anchor,
         "module": "" if anchor is None else module_of(anchor),

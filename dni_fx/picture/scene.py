@@ -155,8 +155,14 @@ def _lane(flow: nx.DiGraph[str], boxes: Sequence[Box], stage: int) -> Lane:
         sum(boxes[at].cost for at in own),
         sum(flow.nodes[name]["parameter_bytes"] for name in names),
         sum(flow.nodes[name]["saved"] for name in names),
-        tuple(inputs),
+        tuple(_input(flow, name) for name in inputs),
     )
+
+
+def _input(flow: nx.DiGraph[str], name: str) -> str:
+    """An input, and of which value it is what the step before has made."""
+    carried = flow.nodes[name]["carried"]
+    return f"{name} (↺ {flow.nodes[carried]['anchor']} of the step before)" if carried else name
 
 
 def _joints(gm: fx.GraphModule, plan: Plan, flow: nx.DiGraph[str], box_of: Mapping[str, int]) -> list[Joint]:
