@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dni_fx.errors import DniError as DniError
     from dni_fx.history import diagnose as diagnose
     from dni_fx.interface import Interface as Interface
+    from dni_fx.link import Link as Link
     from dni_fx.program import Program as Program
     from dni_fx.training.batches import accuracy as accuracy
     from dni_fx.training.callbacks import Callback as Callback
@@ -54,6 +55,7 @@ _HOME = {name: "dni_fx.verbs" for name in _VERBS.split()} | {
     "DniError": "dni_fx.errors",
     "GraphError": "passes",
     "Interface": "dni_fx.interface",
+    "Link": "dni_fx.link",
     "Plan": "passes",
     "Program": "dni_fx.program",
     "Trainer": "dni_fx.training.trainer",
