@@ -22,13 +22,14 @@ class Guard(nn.Module):
 
     A step counts if the smoothed cosine of synthetic and true gradient is 0 or below, up to ten times the
     lower it is, if one of both is not finite, and ten times if the guess is far too large. A true
-    gradient that is 0 says nothing. A locked boundary sends true gradients; its synthesizer goes on
-    learning, and `release` puts it back to work.
+    gradient that is 0 says nothing. A locked boundary sends true gradients, or zeros where these come too
+    late; its synthesizer goes on learning, and `release` puts it back to work.
     """
 
-    def __init__(self, patience: int) -> None:
+    def __init__(self, patience: int, instead: str = "true gradients") -> None:
         super().__init__()
         self.patience = patience
+        self.instead = instead
         # Averages of models take no bool.
         self.register_buffer("state", torch.zeros(3))
         self._known: tuple[int, float, bool] | None = None
@@ -63,8 +64,8 @@ class Guard(nn.Module):
             away = f"pointed away from the true ones, step after step, by a mean cosine of {smooth:.3f}"
             why = "were not finite, or far too large, step after step" if is_broken else away
             warn(
-                f"the synthetic gradients at {name} {why}. The boundary sends true "
-                f"gradients from now on; dni_fx.boundaries(model)[{name!r}].guard.release() trusts it again."
+                f"the synthetic gradients at {name} {why}. The boundary sends {self.instead} "
+                f"from now on; dni_fx.boundaries(model)[{name!r}].guard.release() trusts it again."
             )
         self._keep(count, smooth, locked)
 

@@ -43,7 +43,8 @@ class Pupil(nn.Module):
         self.learner = synthesizer.build(spec)
         self.optimizer = Adam(self.learner.parameters(), interface) if interface.lr else None
         self.scale = Scale(len(spec.values))
-        self.guard = Guard(interface.guard)
+        is_late = bool(spec.delay) or spec.rate > 1  # the true gradient comes with a later step
+        self.guard = Guard(interface.guard, "zeros" if is_late else "true gradients")
         self.late = Late()
         self.predictor = Predictor()
         self.diagnosis: Diagnosis | None = None

@@ -218,3 +218,23 @@ def test_a_mask_without_carried_state_is_refused():
     cut = dni_fx.decouple(net, (torch.randn(2, 3),), plan="balanced:stages=1")
     with pytest.raises(DniError, match="decoupled with carry="):
         cut(torch.randn(2, 3), dni_reset=torch.zeros(2, dtype=torch.bool))
+
+
+def test_a_guard_that_locks_an_edge_back_sends_zeros_and_says_so():
+    net, cut, state = made("lstm", interface="dni:guard=0,lr=1e-30")
+    (dni,) = dni_fx.boundaries(cut).values()
+    train(cut, state(), chunks(2))
+    dni.interface = dni_fx.Interface(guard=3, lr=1e-30)
+    with torch.no_grad():
+        dni.learner.layer.weight.fill_(float("nan"))
+    with pytest.warns(
+        UserWarning, match="carried_state were not finite.*The boundary sends zeros from now on"
+    ):
+        train(cut, state(), chunks(4))
+    net.load_state_dict(dni_fx.recouple(cut).state_dict())
+    (x, y), *_ = chunks(1)
+    for model in (cut, net):
+        model.zero_grad()
+        loss_of(parts(model(x, state()))[0], y).backward()
+    for mine, theirs in zip(dni_fx.recouple(cut).parameters(), net.parameters(), strict=True):
+        assert_same(mine.grad, theirs.grad)
