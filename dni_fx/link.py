@@ -31,8 +31,9 @@ class Link(nn.Module):
         if link.is_full:
             loss(receiver(link.take()), z).backward()
 
-    `example` is a message `(batch, *features)`, its values do not matter. A message that nobody takes in time
-    is an error; `clear` begins anew.
+    What is known beside a message, such as labels of what the sender has seen, is its `context`: integers
+    below `classes`, or floats. `example` is a message `(batch, *features)`; its values do not matter. A
+    message that nobody takes in time is an error; `clear` begins anew.
 
     Sources:
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.3 (networks at different rates).
@@ -49,6 +50,7 @@ class Link(nn.Module):
         *,
         synthesizer: str | Synthesizer = "linear",
         interface: str | Interface = "dni",
+        classes: int = 0,
     ) -> None:
         super().__init__()
         if rate < 1:
@@ -57,11 +59,11 @@ class Link(nn.Module):
         how = parse(interface, INTERFACES) if isinstance(interface, str) else interface
         shape = tuple(example.shape)
         value = ValueSpec(Anchor("message"), shape, ("b", *shape[1:]), example.dtype, 0, len(shape) - 1)
-        spec = BoundarySpec("message", (value,), producer=0, consumers=(1,), rate=rate)
+        spec = BoundarySpec("message", (value,), producer=0, consumers=(1,), rate=rate, classes=classes)
         with torch.random.fork_rng(devices=[]):
             self.dni = DNI(spec, chosen, how, Step()).to(example.device)
         self.rate = rate
-        self._waiting: list[Tensor] = []
+        self._waiting: list[tuple[Tensor, Tensor | None]] = []
 
     @property
     def is_full(self) -> bool:
@@ -69,7 +71,7 @@ class Link(nn.Module):
         return len(self._waiting) == self.rate
 
     @override
-    def forward(self, message: Tensor) -> Tensor:
+    def forward(self, message: Tensor, context: Tensor | None = None) -> Tensor:
         """Send a message `(batch, *features)`; returns 0, through which the guess of its gradient comes back.
 
         Add it to the sender's loss. In eval mode, and without gradients, nothing is guessed.
@@ -79,10 +81,10 @@ class Link(nn.Module):
         """
         if self.is_full:
             raise StageError(f"{self.rate} messages wait already: the receiver is to take() them first.")
-        self._waiting.append(message.detach())
+        self._waiting.append((message.detach(), context))
         if not (self.training and torch.is_grad_enabled() and message.requires_grad):
             return message.new_zeros(())
-        self._begin(message)
+        self._begin(message, context)
         _, (up,) = self.dni.guess_up((message,), learns=False)
         if up is None or self.dni.mix == 1:
             return message.new_zeros(())
@@ -96,12 +98,14 @@ class Link(nn.Module):
         """
         if not self.is_full:
             raise StageError(f"{len(self._waiting)} messages wait, and the receiver ticks for {self.rate}.")
-        messages, self._waiting = self._waiting, []
-        together = torch.stack(messages, 1)
+        waiting, self._waiting = self._waiting, []
+        together = torch.stack([message for message, _ in waiting], 1)
         if not (self.training and torch.is_grad_enabled()):
             return together
-        self._begin(messages[0])
-        made = [self.dni.synthesize((message,)) for message in messages]
+        made: list[Synthesis] = []
+        for message, context in waiting:
+            self._begin(message, context)
+            made.append(self.dni.synthesize((message,)))
         return _Heard.apply(self.dni, made, together.requires_grad_())
 
     def clear(self) -> None:
@@ -109,20 +113,21 @@ class Link(nn.Module):
         self._waiting = []
 
     @override
-    def get_extra_state(self) -> list[Tensor]:
+    def get_extra_state(self) -> list[tuple[Tensor, Tensor | None]]:
         """The messages that wait; they are in the state dict."""
         return list(self._waiting)
 
     @override
-    def set_extra_state(self, state: Sequence[Tensor]) -> None:
+    def set_extra_state(self, state: Sequence[tuple[Tensor, Tensor | None]]) -> None:
         """Go back to the messages that waited."""
         self._waiting = list(state)
 
-    def _begin(self, message: Tensor) -> None:
+    def _begin(self, message: Tensor, context: Tensor | None) -> None:
         """The synthesizer takes what it has learned, and hears of a new batch."""
         now: Step = vars(self.dni)["now"]
         self.dni.step()
         now.number += 1
+        now.context = context
         now.batch = max(message.shape[0], 1)
 
 

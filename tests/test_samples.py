@@ -103,3 +103,8 @@ def test_a_net_cut_everywhere_comes_within_3_points_of_backprop_with_labels(net,
     backprop, cut = map(float, python(tmp_path, "-c", script).split())
     assert backprop > 0.95
     assert cut > backprop - 0.03
+
+
+def test_two_rates_counts_what_only_messages_tell(tmp_path):
+    printed = python(tmp_path, FOLDER / "two_rates.py", "--steps", "30")
+    assert re.fullmatch(r"step 30: odd digits [\d.]+ right, threes [\d.]+\n", printed)
