@@ -1,7 +1,6 @@
 """Two recurrent nets at different rates: one reads digits, the other hears of them at every third step.
 
-The first counts odd digits among the last three. The second counts threes among the last nine, which it knows
-from the first one's messages alone. Neither waits for the other, nor for its own steps to come.
+The first counts odd digits among three; the second threes among the last nine, by messages of the first alone.
 """
 
 import argparse
@@ -35,7 +34,6 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=1500)
 parser.add_argument("--link", default="local-head", help="guesses for messages; zero leaves them as they are")
 options = parser.parse_args()
-
 x, _, y, _ = digits()
 torch.manual_seed(0)
 fast = slow = torch.zeros(1, BATCH, WIDTH), torch.zeros(1, BATCH, WIDTH)
