@@ -1,6 +1,6 @@
 """Two recurrent nets at different rates: one reads digits, the other hears of them at every third step.
 
-The first counts odd digits among three; the second threes among the last nine, by messages of the first alone.
+The first counts odd digits of three; the second threes among the last nine, by messages of the first alone.
 """
 
 import argparse
