@@ -82,6 +82,7 @@ class _Edge:
         self.dims = [feedback.batch_dims[at] for at in feedback.carries]
         self.synthesis: Synthesis | None = None
         self.given: tuple[Tensor, ...] = ()
+        self.carried: Tensor | None = None
         self.wanted: Sequence[Tensor | None] = ()
         self.leaves: list[Tensor] = []
         self.upward: tuple[Tensor, ...] | None = None
@@ -90,8 +91,9 @@ class _Edge:
         """Guess for the state that comes in, to be taught by what arrives there."""
         state = [entered[at].detach() for at in self.reads]
         self.given = self._flat(state)
-        if self.dni.wants_truth:
-            self.synthesis = self.dni.synthesize(self.given)
+        self.carried = _carried(self.given)
+        if self.dni.wants_truth and self.carried.numel():
+            self.synthesis = self.dni.synthesize(tuple(each[self.carried] for each in self.given))
         if as_leaves:
             self.leaves = [each.requires_grad_() for each in state]
             given: Sequence[Tensor] = self.leaves
@@ -119,7 +121,8 @@ class _Edge:
             both = zip(true, self.dims, strict=True)
             flat = [None if each is None else _batch_first(each, dim) for each, dim in both]
             asked = self.wanted or [None] * len(flat)
-            self.dni.regress(self.synthesis, tuple(added([*each]) for each in zip(flat, asked, strict=True)))
+            whole = [added([*each]) for each in zip(flat, asked, strict=True)]
+            self.dni.regress(self.synthesis, tuple(None if t is None else t[self.carried] for t in whole))
 
     def close(self) -> None:
         """Learn from what has arrived at the leaves."""
@@ -184,6 +187,15 @@ class _Send(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, up: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, up, *ctx.edge.taken()
+
+
+def _carried(state: Sequence[Tensor]) -> Tensor:
+    """The samples whose state is not all zeros: it was carried here, and a guess was sent to whoever made it.
+
+    No guess is ever sent for the state that an episode begins with. What arrives there would teach nothing
+    that is asked for, and be the noisiest part of the lesson: nothing of the episode is known yet.
+    """
+    return torch.stack([each.flatten(1).any(1) for each in state]).any(0).nonzero().squeeze(1)
 
 
 def _is_live(value: object) -> bool:
