@@ -92,8 +92,8 @@ class _Edge:
         state = [entered[at].detach() for at in self.reads]
         self.given = self._flat(state)
         self.carried = _carried(self.given)
-        if self.dni.wants_truth and self.carried.numel():
-            self.synthesis = self.dni.synthesize(tuple(each[self.carried] for each in self.given))
+        if self.dni.wants_truth and (self.carried is None or self.carried.numel()):
+            self.synthesis = self.dni.synthesize(tuple(self._lesson(each) for each in self.given))
         if as_leaves:
             self.leaves = [each.requires_grad_() for each in state]
             given: Sequence[Tensor] = self.leaves
@@ -122,11 +122,15 @@ class _Edge:
             flat = [None if each is None else _batch_first(each, dim) for each, dim in both]
             asked = self.wanted or [None] * len(flat)
             whole = [added([*each]) for each in zip(flat, asked, strict=True)]
-            self.dni.regress(self.synthesis, tuple(None if t is None else t[self.carried] for t in whole))
+            self.dni.regress(self.synthesis, tuple(None if t is None else self._lesson(t) for t in whole))
 
     def close(self) -> None:
         """Learn from what has arrived at the leaves."""
         self.arrive([leaf.grad for leaf in self.leaves])
+
+    def _lesson(self, value: Tensor) -> Tensor:
+        """Of all samples, those that something is to be learned from."""
+        return value if self.carried is None else value[self.carried]
 
     def _look_ahead(self, guess: Synthesis) -> None:
         """Compare the guess for the new state with what the old one tells of it."""
@@ -189,13 +193,14 @@ class _Send(torch.autograd.Function):
         return None, up, *ctx.edge.taken()
 
 
-def _carried(state: Sequence[Tensor]) -> Tensor:
-    """The samples whose state is not all zeros: it was carried here, and a guess was sent to whoever made it.
+def _carried(state: Sequence[Tensor]) -> Tensor | None:
+    """The samples whose state is not all zeros, None if they all are such: it was carried here.
 
     No guess is ever sent for the state that an episode begins with. What arrives there would teach nothing
     that is asked for, and be the noisiest part of the lesson: nothing of the episode is known yet.
     """
-    return torch.stack([each.flatten(1).any(1) for each in state]).any(0).nonzero().squeeze(1)
+    begun = torch.stack([each.flatten(1).any(1) for each in state]).any(0)
+    return None if bool(begun.all()) else begun.nonzero().squeeze(1)
 
 
 def _is_live(value: object) -> bool:

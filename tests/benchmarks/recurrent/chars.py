@@ -4,10 +4,10 @@
         [--characters 2000000] [--hidden 256] [--batch 32] [--lr 1e-3] [--seeds 1] [--points 10]
         [--synthesizer linear] [--scale 1.0] [--aux 0.1] [--interface TEXT] [--json FILE] [--plot FILE]
 
-The text stands in as many rows as a batch has samples, which are read from end to end; the state goes on from
-chunk to chunk. Every row of the table sees the same characters, in chunks of as many as its name says, and has one
-update a chunk; `full` has chunks of 128. Told are the bits for each character of a text that is not learned,
-read from end to end as well, after all characters, and the least on the way.
+The text stands in as many rows as a batch has samples, which are read from end to end; the state goes on
+from chunk to chunk. Every row of the table sees the same characters, in chunks of as many as its name says,
+and has one update a chunk; `full` has chunks of 128. Told are the bits for each character of a text that is
+not learned, read from end to end as well, after all characters, and the least on the way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from dni_fx.plot import check_plot
 from tests.benchmarks.learning.report import spread

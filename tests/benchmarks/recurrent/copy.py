@@ -5,15 +5,16 @@
         [--synthesizer linear] [--scale 1.0] [--aux 0.1] [--interface TEXT] [--json FILE] [--plot FILE]
 
 An episode shows N bits, one a step, then a sign to go, and asks for the bits: once (copy), or R times
-(repeat-copy, where the sign tells R). Samples are in different phases; episodes take a whole number of chunks.
-N begins at 1. When the loss of the present length falls below 0.15 bits for each bit asked for, N rises
-by one; for repeat-copy N and R rise in turn. All rows have as many updates, one a chunk, and the same episodes
-for as long as they are at the same length.
+(repeat-copy, where the sign tells R). Samples are in different phases; episodes take a whole number of
+chunks. N begins at 1. When the loss of the present length falls below 0.15 bits for each bit asked for, N
+rises by one; for repeat-copy N and R rise in turn. All rows have as many updates, one a chunk, and the same
+episodes for as long as they are at the same length.
 
 `bptt` stops the gradient at the chunk, `dni` guesses what comes from beyond, `dni-aux` has the auxiliary task
 as well, and `full` goes back through whole episodes, one an update.
 
-Told is the longest sequence that was modelled: for copy N, for repeat-copy N + 1 + N R, all steps of an episode.
+Told is the longest sequence that was modelled: for copy N, for repeat-copy N + 1 + N R, all steps of an
+episode.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def trained(setting: Setting, row: Row, seed: int) -> dict[str, Any]:
     loop = Loop(row, net, torch.zeros(setting.batch, max(setting.time, 1), CHANNELS), setting.lr)
     for update in range(1, setting.updates + 1):
         chunk = stream.chunk(curriculum.level)
-        outputs = loop.update(chunk.x, chunk.ends, lambda given, of=chunk: losses(given, of).sum() / of.y.numel())
+        outputs = loop.update(
+            chunk.x, chunk.ends, lambda given, of=chunk: losses(given, of).sum() / of.y.numel()
+        )
         judged = chunk.scored & chunk.present.unsqueeze(1)
         bits = float((losses(outputs, chunk) * judged).sum()) / math.log(2)
         curriculum.note(update, bits, int(judged.sum()))
