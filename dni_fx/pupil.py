@@ -19,6 +19,7 @@ from dni_fx.predictor import Predictor
 from dni_fx.scale import Scale
 from dni_fx.step import Synthesis, wide
 from dni_fx.synthesizers import Guess, Remembering, Synthesizer
+from dni_fx.trust import Trust
 from passes import BoundarySpec
 
 _WILD = 100.0
@@ -44,6 +45,7 @@ class Pupil(nn.Module):
         self.optimizer = Adam(self.learner.parameters(), interface) if interface.lr else None
         self.scale = Scale(len(spec.values))
         self.guard = Guard(interface.guard)
+        self.trust = Trust(len(spec.values)) if interface.trust else None
         self.late = Late()
         self.predictor = Predictor()
         self.diagnosis: Diagnosis | None = None
@@ -131,6 +133,8 @@ class Pupil(nn.Module):
             )
         self._diagnose(synthesis, truths, sums)
         if sums.is_target_finite and sums.is_guess_finite:
+            if self.trust is not None and self.interface.trust:
+                self.trust.note(sums, self.interface.trust)
             self._learn_from(synthesis, truths)
         synthesis.let_go()
 

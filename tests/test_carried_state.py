@@ -230,6 +230,28 @@ def test_from_states_that_begin_an_episode_nothing_is_learned():
         assert_same(whole, part, 1e-7)  # the running mean of squares is kept in float32
 
 
+def test_trust_sends_the_part_of_a_guess_that_would_have_been_nearest_to_the_truth():
+    _, cut, state = made("lstm", interface="dni:guard=0,clip=0,trust=5", plan="balanced:stages=1")
+    (dni,) = dni_fx.boundaries(cut).values()
+    now = train(cut, state(), chunks(20))
+    pairs, study = [], dni._study
+
+    def watched(synthesis, truths):
+        each = zip(synthesis.gradients, synthesis.units, truths, strict=True)
+        pairs.append([(guess.detach() * unit, BATCH * truth) for guess, unit, truth in each])
+        study(synthesis, truths)
+
+    dni._study = watched
+    train(cut, now, chunks(150))
+    weights = [(1 - 1 / 5) ** age for age in reversed(range(len(pairs)))]
+    for value, factor in enumerate(dni.trust.factors()):
+        of = [each[value] for each in pairs]
+        product = sum(w * (g * t).sum() / t.square().sum() for w, (g, t) in zip(weights, of, strict=True))
+        square = sum(w * g.square().sum() / t.square().sum() for w, (g, t) in zip(weights, of, strict=True))
+        assert factor == pytest.approx(min(max(float(product / square), 0), 1), abs=1e-5)
+    assert any(0 < factor < 1 for factor in dni.trust.factors())
+
+
 def test_without_gradients_episodes_end_as_well():
     _, cut, state = made("lstm")
     (x, _), *_ = chunks(1)
