@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.recurrent.chars [--data FILE.txt] [--rows bptt-8 dni-8 dni-aux-8 bptt-20 full]
         [--characters 2000000] [--hidden 256] [--batch 32] [--lr 1e-3] [--seeds 1] [--points 10]
-        [--synthesizer linear] [--scale 1.0] [--aux 0.1] [--interface TEXT] [--json FILE] [--plot FILE]
+        [--synthesizer linear:norm=none] [--scale 1.0] [--aux 0.1]
+        [--interface dni:guard=0,trust=100] [--json FILE] [--plot FILE]
 
 The text stands in as many rows as a batch has samples, which are read from end to end; the state goes on
 from chunk to chunk. Every row of the table sees the same characters, in chunks of as many as its name says,

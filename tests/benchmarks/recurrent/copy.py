@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.recurrent.copy [--task copy|repeat-copy] [--rows bptt dni dni-aux full]
         [--chunks 2 3 4 5] [--updates 20000] [--hidden 128] [--batch 64] [--lr 1e-3] [--seeds 1]
-        [--synthesizer linear] [--scale 1.0] [--aux 0.1] [--interface TEXT] [--json FILE] [--plot FILE]
+        [--synthesizer linear:norm=none] [--scale 1.0] [--aux 0.1]
+        [--interface dni:guard=0,trust=100] [--json FILE] [--plot FILE]
 
 An episode shows N bits, one a step, then a sign to go, and asks for the bits: once (copy), or R times
 (repeat-copy, where the sign tells R). Samples are in different phases; episodes take a whole number of

@@ -52,8 +52,8 @@ class Row:
 def add_rows(parser: argparse.ArgumentParser, scale: float) -> None:
     """Options that say how the state's gradient is guessed."""
     add = parser.add_argument
-    add("--synthesizer", default="linear", metavar="TEXT", help="of dni and dni-aux")
-    add("--interface", default="dni:guard=0", metavar="TEXT", help="theirs, but for scale and aux")
+    add("--synthesizer", default="linear:norm=none", metavar="TEXT", help="of dni and dni-aux")
+    add("--interface", default="dni:guard=0,trust=100", metavar="TEXT", help="theirs, but for scale and aux")
     add("--scale", type=float, default=scale, help="the part of a guess that is sent")
     add("--aux", type=float, default=0.1, help="the weight of the auxiliary task of dni-aux")
 
