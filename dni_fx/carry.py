@@ -86,6 +86,7 @@ class _Edge:
         self.dims = [feedback.batch_dims[at] for at in feedback.carries]
         self.synthesis: Synthesis | None = None
         self.given: tuple[Tensor, ...] = ()
+        self.carried: Tensor | None = None
         self.wanted: Sequence[Tensor | None] = ()
         self.leaves: list[Tensor] = []
         self.upward: tuple[Tensor, ...] | None = None
@@ -94,8 +95,9 @@ class _Edge:
         """Guess for the state that comes in, to be taught by what arrives there."""
         state = [entered[at].detach() for at in self.reads]
         self.given = self._flat(state)
-        if self.dni.wants_truth:
-            self.synthesis = self.dni.synthesize(self.given)
+        self.carried = _carried(self.given)
+        if self.dni.wants_truth and (self.carried is None or self.carried.numel()):
+            self.synthesis = self.dni.synthesize(tuple(self._lesson(each) for each in self.given))
         if as_leaves:
             self.leaves = [each.requires_grad_() for each in state]
             given: Sequence[Tensor] = self.leaves
@@ -125,7 +127,12 @@ class _Edge:
             both = zip(true, self.dims, strict=True)
             flat = [None if each is None else _batch_first(each, dim) for each, dim in both]
             asked = self.wanted or [None] * len(flat)
-            self.dni.regress(self.synthesis, tuple(added([*each]) for each in zip(flat, asked, strict=True)))
+            whole = [added([*each]) for each in zip(flat, asked, strict=True)]
+            self.dni.regress(self.synthesis, tuple(None if t is None else self._lesson(t) for t in whole))
+
+    def _lesson(self, value: Tensor) -> Tensor:
+        """Of all samples, those that something is to be learned from."""
+        return value if self.carried is None else value[self.carried]
 
     def _look_ahead(self, guess: Synthesis) -> None:
         """Compare the guess for the new state with what the old one tells of it."""
@@ -186,6 +193,16 @@ class _Send(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, up: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, up, *ctx.edge.taken()
+
+
+def _carried(state: Sequence[Tensor]) -> Tensor | None:
+    """The samples whose state is not all zeros, None if they all are such: it was carried here.
+
+    No guess is ever sent for the state that an episode begins with. What arrives there would teach nothing
+    that is asked for, and be the noisiest part of the lesson: nothing of the episode is known yet.
+    """
+    begun = torch.stack([each.flatten(1).any(1) for each in state]).any(0)
+    return None if bool(begun.all()) else begun.nonzero().squeeze(1)
 
 
 def _is_live(value: object) -> bool:

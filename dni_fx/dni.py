@@ -188,9 +188,10 @@ class DNI(Pupil):
             return tuple(true)
         if self.learner.silent:
             return tuple(None if t is None else mix * t if mix else torch.zeros_like(t) for t in true)
-        factor = (1 - mix) * self.interface.scale * synthesis.gradient_scale
+        factors = self._factors((1 - mix) * self.interface.scale * synthesis.gradient_scale)
         result: list[Tensor] = []
-        for guess, value, exact, unit in zip(synthesis.gradients, values, true, synthesis.units, strict=True):
+        parts = zip(synthesis.gradients, values, true, synthesis.units, factors, strict=True)
+        for guess, value, exact, unit, factor in parts:
             guess = guess.detach().to(wide(guess))  # a mean loss makes gradients too small for half precision
             own = unit / synthesis.batch if synthesis.natural else torch.ones_like(unit)
             guess = _bounded(guess, self.interface.clip, own)
@@ -201,6 +202,12 @@ class DNI(Pupil):
             up = guess.to(value.dtype)
             result.append(up if mix == 0 or exact is None else up + mix * exact)
         return tuple(result)
+
+    def _factors(self, whole: float) -> tuple[float, ...]:
+        """What the guess for each value is multiplied by: `whole`, or what is borne out of it."""
+        if self.trust is None or not self.trusts:
+            return (whole,) * len(self.spec.values)
+        return tuple(whole * each for each in self.trust.factors())
 
     @override
     def step(self) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from passes import Named, Registry, SpecError
 
+_COUNTS = ("warmup", "fade", "stale", "guard", "classes")
+
 
 @dataclass(frozen=True)
 class Interface(Named):
@@ -15,6 +17,10 @@ class Interface(Named):
     times that a true gradient arrives, it goes up as it is; over the next `fade` times the mix falls in a
     straight line from 1 to `mix`. `scale` multiplies the synthetic gradient, and `clip` bounds its length, in
     that of true gradients (their running root mean square); 0 is no bound.
+
+    With `trust=k` only that part of the synthetic gradient is sent, between 0 and 1, which would have been
+    nearest to the truth over the last k steps or so; 0 sends all of it. If nothing is said (-1), it is 100 where
+    the truth comes with a later step, for carried state and links, which then need no guard, and 0 elsewhere.
 
     With a `window` of two or more, boundaries take turns: in each step every `window`-th one is cut and the
     others pass the true gradient, so that many stages train on it together, and on other cuts
@@ -51,6 +57,7 @@ class Interface(Named):
     aux: float = 0.0
     stale: int = 0
     clip: float = 3.0
+    trust: int = -1
     lr: float = 3e-3
     beta1: float = 0.9
     beta2: float = 0.999
@@ -64,9 +71,11 @@ class Interface(Named):
         for field in ("window", "every", "audit"):
             if getattr(self, field) < 1:
                 raise SpecError(f"{field} is 1 or more, not {getattr(self, field)}.")
-        for field in ("scale", "warmup", "fade", "stale", "aux", "clip", "lr", "decay", "guard", "classes"):
+        for field in (*_COUNTS, "scale", "aux", "clip", "lr", "decay"):
             if not getattr(self, field) >= 0:
                 raise SpecError(f"{field} is 0 or more, not {getattr(self, field)}.")
+        if self.trust < -1:
+            raise SpecError(f"trust is 0 or more, or -1 for what suits the boundary, not {self.trust}.")
         if self.aux and not self.lr:
             raise SpecError("aux asks for an lr above 0: what it learns has an optimizer of its own.")
         for field in ("beta1", "beta2"):

@@ -19,12 +19,17 @@ from dni_fx.predictor import Predictor
 from dni_fx.scale import Scale
 from dni_fx.step import Synthesis, wide
 from dni_fx.synthesizers import Guess, Remembering, Synthesizer
+from dni_fx.trust import Trust
 from passes import BoundarySpec
 
 _WILD = 100.0
 """A relative error that no batch explains. A head's gradient has a size of its own, and is not asked."""
 _TOO_LARGE = 4.0
 """A root mean square of guesses, in that of true gradients, that no regression on them explains."""
+
+
+_TRUST = 100
+"""Steps over which guesses are judged where nobody says another number: measured on the Copy task."""
 
 
 class Pupil(nn.Module):
@@ -43,8 +48,8 @@ class Pupil(nn.Module):
         self.learner = synthesizer.build(spec)
         self.optimizer = Adam(self.learner.parameters(), interface) if interface.lr else None
         self.scale = Scale(len(spec.values))
-        is_late = bool(spec.delay) or spec.rate > 1  # the true gradient comes with a later step
-        self.guard = Guard(interface.guard, "zeros" if is_late else "true gradients")
+        self.guard = Guard(interface.guard, "zeros" if self.is_late else "true gradients")
+        self.trust = Trust(len(spec.values)) if self.trusts else None
         self.late = Late()
         self.predictor = Predictor()
         self.diagnosis: Diagnosis | None = None
@@ -52,6 +57,16 @@ class Pupil(nn.Module):
         self.learns = parameters or isinstance(self.learner, Remembering)  # whatever it guesses from
         self.waits_for_loss: list[Synthesis] = []
         self._apply(lambda tensor: tensor)  # a learner for half precision is kept in full precision, too
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the true gradient comes with a later step, and never in time to be sent in its place."""
+        return bool(self.spec.delay) or self.spec.rate > 1
+
+    @property
+    def trusts(self) -> int:
+        """Over how many steps it is judged what part of a guess is sent; 0 if all of it is."""
+        return self.interface.trust if self.interface.trust >= 0 else _TRUST * self.is_late
 
     @property
     def is_scheduled(self) -> bool:
@@ -132,6 +147,8 @@ class Pupil(nn.Module):
             )
         self._diagnose(synthesis, truths, sums)
         if sums.is_target_finite and sums.is_guess_finite:
+            if self.trust is not None and self.trusts:
+                self.trust.note(sums, self.trusts)
             self._learn_from(synthesis, truths)
         synthesis.let_go()
 
@@ -191,7 +208,7 @@ class Pupil(nn.Module):
         cosine = sums.cosine
         elements = max(sum(truth.numel() for truth in truths), 1)
         if self.learns and (not finite or any(sums.target_squares)):
-            self.guard.patience = self.interface.guard
+            self.guard.patience = 0 if self.is_late and self.trusts else self.interface.guard
             is_wild = not synthesis.natural and sums.error > _WILD
             is_large = not synthesis.natural and sum(sums.guess_squares) > elements * _TOO_LARGE**2
             self.guard.note(self.spec.name, cosine if finite and not is_wild else None, is_large)

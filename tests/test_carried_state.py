@@ -82,13 +82,12 @@ def _small(value):
 @pytest.mark.parametrize("scale", [0.1, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_algorithm_of_the_paper_by_hand_gives_the_same_parameters(kind, scale):
-    net, cut, state = made(kind, interface=f"dni:scale={scale},clip=0,guard=0")
+    net, cut, state = made(kind, interface=f"dni:scale={scale},clip=0,guard=0,trust=0")
     (dni,) = dni_fx.boundaries(cut).values()
     hand = ByHand(dni)
     parameters, now = list(net.parameters()), state()
     for number, (x, y) in enumerate(chunks(20)):
-        if number:
-            hand.adam.step()
+        hand.adam.step()
         start = torch.utils._pytree.tree_map(lambda each: each.detach().requires_grad_(), now)  # (1)
         told = hand.guess(detached(start))
         outputs, now = parts(net(x, start))  # (2)
@@ -97,7 +96,8 @@ def test_the_algorithm_of_the_paper_by_hand_gives_the_same_parameters(kind, scal
         guess = [(each * u).detach() for each, u in zip(hand.guess(detached(now)), unit, strict=True)]  # (3)
         found = torch.autograd.grad([loss, *rows(now)], [*parameters, *tensors(start)], [None, *guess])  # (4)
         true = [each * BATCH for each in rows(list(found[len(parameters) :]))]
-        hand.learn(told, true)  # (5)
+        if number:  # no guess is ever sent for the state of zeros that all begins with
+            hand.learn(told, true)  # (5)
         with torch.no_grad():
             for parameter, gradient in zip(parameters, found, strict=False):
                 parameter -= 0.3 * gradient  # (6)
@@ -116,7 +116,7 @@ def test_state_that_is_not_carried_on_trains_as_ever_where_true_gradients_go(kin
 
 
 def test_an_episode_ends_sample_by_sample():
-    _, cut, state = made("lstm", interface="dni:clip=0,guard=0")
+    _, cut, state = made("lstm", interface="dni:clip=0,guard=0,trust=0")
     train(cut, state(), chunks(5))
     ends = torch.tensor([True, False, True])
     (x, y), *_ = chunks(1)
@@ -140,6 +140,43 @@ def test_an_episode_ends_sample_by_sample():
     assert not torch.equal(some[weight], none[weight])
 
 
+def test_from_states_that_begin_an_episode_nothing_is_learned():
+    ends, (x, y) = torch.tensor([True, False, True]), chunks(1)[0]
+    found = []
+    for rows_ in (slice(None), slice(1, 2)):  # with the samples that begin, and without them
+        _, cut, state = made("lstm", interface="dni:guard=0,trust=0", plan="balanced:stages=1")
+        now = train(cut, state(), chunks(5))
+        _, now = cut(x, now, dni_reset=ends)
+        loss_of(cut(x[rows_], tuple(each[:, rows_] for each in now))[0], y[rows_]).backward()
+        (dni,) = dni_fx.boundaries(cut).values()
+        dni.step()
+        found.append([*dni.learner.parameters()])
+    for whole, part in zip(*found, strict=True):
+        assert_same(whole, part, 1e-7)  # the running mean of squares is kept in float32
+
+
+def test_trust_sends_the_part_of_a_guess_that_would_have_been_nearest_to_the_truth():
+    _, cut, state = made("lstm", interface="dni:guard=0,clip=0,trust=5", plan="balanced:stages=1")
+    (dni,) = dni_fx.boundaries(cut).values()
+    now = train(cut, state(), chunks(20))
+    pairs, study = [], dni._study
+
+    def watched(synthesis, truths):
+        each = zip(synthesis.gradients, synthesis.units, truths, strict=True)
+        pairs.append([(guess.detach() * unit, BATCH * truth) for guess, unit, truth in each])
+        study(synthesis, truths)
+
+    dni._study = watched
+    train(cut, now, chunks(150))
+    weights = [(1 - 1 / 5) ** age for age in reversed(range(len(pairs)))]
+    for value, factor in enumerate(dni.trust.factors()):
+        of = [each[value] for each in pairs]
+        product = sum(w * (g * t).sum() / t.square().sum() for w, (g, t) in zip(weights, of, strict=True))
+        square = sum(w * g.square().sum() / t.square().sum() for w, (g, t) in zip(weights, of, strict=True))
+        assert factor == pytest.approx(min(max(float(product / square), 0), 1), abs=1e-5)
+    assert any(0 < factor < 1 for factor in dni.trust.factors())
+
+
 def test_without_gradients_episodes_end_as_well():
     _, cut, state = made("lstm")
     (x, _), *_ = chunks(1)
@@ -153,7 +190,7 @@ def test_without_gradients_episodes_end_as_well():
 def test_the_auxiliary_task_changes_what_is_learned():
     ends = []
     for aux in (0, 0.5):
-        _, cut, state = made("lstm", interface=f"dni:aux={aux},guard=0")
+        _, cut, state = made("lstm", interface=f"dni:aux={aux},guard=0,trust=0")
         train(cut, state(), chunks(12))
         ends.append([p.detach() for p in dni_fx.recouple(cut).parameters()])
     assert any(not torch.equal(a, b) for a, b in zip(*ends, strict=True))
@@ -180,12 +217,13 @@ def test_cuts_in_depth_and_in_time_go_together():
     assert len(dni_fx.boundaries(cut)) == 2
     assert dni_fx.boundaries(cut)["carried_state"].spec.delay == 1
     train(cut, state(), chunks(8))
-    seen = [int(dni.scale.seen) for dni in dni_fx.boundaries(cut).values()]
-    assert seen == [8, 8]
+    seen = {name: int(dni.scale.seen) for name, dni in dni_fx.boundaries(cut).items()}
+    assert sorted(seen.values()) == [7, 8]
+    assert seen["carried_state"] == 7  # from the state that all begins with nothing is to be learned
 
 
 def test_memory_does_not_grow_with_the_sequence():
-    _, cut, state = made("lstm", interface="dni:guard=0")
+    _, cut, state = made("lstm", interface="dni:guard=0,trust=0")
     now = train(cut, state(), chunks(4))
     few, many = chunks(4), chunks(200)
     with LiveBytes(cut.state_dict(), few, many) as seen:
@@ -221,10 +259,10 @@ def test_a_mask_without_carried_state_is_refused():
 
 
 def test_a_guard_that_locks_an_edge_back_sends_zeros_and_says_so():
-    net, cut, state = made("lstm", interface="dni:guard=0,lr=1e-30")
+    net, cut, state = made("lstm", interface="dni:guard=0,trust=0,lr=1e-30")
     (dni,) = dni_fx.boundaries(cut).values()
     train(cut, state(), chunks(2))
-    dni.interface = dni_fx.Interface(guard=3, lr=1e-30)
+    dni.interface = dni_fx.Interface(guard=3, lr=1e-30, trust=0)
     with torch.no_grad():
         dni.learner.layer.weight.fill_(float("nan"))
     with pytest.warns(
@@ -238,3 +276,15 @@ def test_a_guard_that_locks_an_edge_back_sends_zeros_and_says_so():
         loss_of(parts(model(x, state()))[0], y).backward()
     for mine, theirs in zip(dni_fx.recouple(cut).parameters(), net.parameters(), strict=True):
         assert_same(mine.grad, theirs.grad)
+
+
+def test_unless_told_otherwise_an_edge_back_sends_what_the_truth_bears_out_and_has_no_guard():
+    _, cut, state = made("lstm", synthesizer="auto")
+    (dni,) = dni_fx.boundaries(cut).values()
+    assert str(dni.learner).startswith(
+        str(dni.synthesizer.choose(dni.spec).build(dni.spec)).partition("(")[0]
+    )
+    now = train(cut, state(), chunks(60))  # random targets, of which nothing can be learned
+    train(cut, now, chunks(60))
+    assert not dni.guard.locked
+    assert all(0 <= factor < 0.5 for factor in dni.trust.factors())

@@ -19,7 +19,7 @@ def pair():
     torch.manual_seed(0)
     sender = nn.ModuleDict({"message": nn.Linear(5, WIDTH), "scores": nn.Linear(5, 2)}).double()
     receiver = nn.Linear(RATE * WIDTH, 2).double()
-    link = dni_fx.Link(torch.zeros(BATCH, WIDTH).double(), RATE, interface="dni:clip=0,guard=0")
+    link = dni_fx.Link(torch.zeros(BATCH, WIDTH).double(), RATE, interface="dni:clip=0,guard=0,trust=0")
     return sender, receiver, link
 
 
@@ -88,7 +88,7 @@ def test_what_waits_is_in_the_state_dict():
     sender, receiver, link = pair()
     for x in batches(5):
         one(sender, receiver, link, x)
-    again = dni_fx.Link(torch.zeros(BATCH, WIDTH).double(), RATE, interface="dni:clip=0,guard=0")
+    again = dni_fx.Link(torch.zeros(BATCH, WIDTH).double(), RATE, interface="dni:clip=0,guard=0,trust=0")
     again.load_state_dict(link.state_dict())
     for x in batches(4):
         assert_same(one(sender, receiver, link, x), one(sender, receiver, again, x))

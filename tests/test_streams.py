@@ -18,7 +18,7 @@ def first(loss):
 @pytest.mark.parametrize("runtime", ["backprop", "local"])
 @pytest.mark.parametrize("stages", [1, 2])
 def test_a_trainer_carries_the_state_as_the_plain_loop_does(kind, runtime, stages):
-    options = {"plan": f"balanced:stages={stages}", "interface": "dni:guard=0"}
+    options = {"plan": f"balanced:stages={stages}", "interface": "dni:guard=0,trust=0"}
     (_, mine, state), (_, theirs, _) = made(kind, **options), made(kind, **options)
     train(theirs, state(), chunks(10))
     trainer = dni_fx.Trainer(mine, loss=first(loss_of), optimizer=SGD, runtime=runtime)
@@ -79,7 +79,7 @@ def test_every_epoch_and_every_evaluation_begins_with_zeros():
 @pytest.mark.parametrize("runtime", ["backprop", "local"])
 def test_a_batch_says_whose_episode_ends(runtime):
     ends = [torch.rand(BATCH, generator=torch.Generator().manual_seed(at)) < 0.5 for at in range(8)]
-    (_, mine, state), (_, theirs, _) = (made("gru", interface="dni:guard=0") for _ in range(2))
+    (_, mine, state), (_, theirs, _) = (made("gru", interface="dni:guard=0,trust=0") for _ in range(2))
     trainer = dni_fx.Trainer(mine, loss=first(loss_of), optimizer=SGD, runtime=runtime)
     optimizer, now = SGD(dni_fx.recouple(theirs).parameters()), state()
     for (x, y), mask in zip(chunks(8), ends, strict=True):

@@ -63,6 +63,14 @@ def test_relu_and_gelu_are_different_guesses():
     assert not torch.equal(guess_of(one, value), guess_of(other, value))
 
 
+def test_a_linear_guess_without_a_norm_is_an_affine_map_of_the_value_as_it_is():
+    choice = Linear("none")
+    assert parse(str(choice), SYNTHESIZERS) == choice
+    learner = perturb(choice.build(spec_of((4, 8), 1)))
+    value = 5 * torch.randn(4, 8, dtype=torch.float64)
+    assert torch.equal(guess_of(learner, value), learner.layer(value))
+
+
 def test_an_mlp_without_norms_is_its_layers_and_activations_alone():
     learner = perturb(MLP(depth=2, norm="none").build(spec_of((4, 8), 1)))
     value = torch.randn(4, 8, dtype=torch.float64)
@@ -224,6 +232,7 @@ def test_a_value_of_another_width_is_refused(choice):
         ("mlp:hidden=-1", "mlp.hidden is 1 or more, or 0 for as wide as the value, not -1."),
         ("mlp:depth=0", "mlp.depth is 1 or more, not 0. Use linear for no hidden layer."),
         ("mlp:activation=sine", "mlp.activation is relu or gelu, not 'sine'."),
+        ("linear:norm=batch", "linear.norm is layer or none, not 'batch'."),
         ("mlp:norm=batch", "mlp.norm is layer or none, not 'batch'."),
         ("conv:channels=-1", "conv.channels is 1 or more, or 0 for as many as the value has, not -1."),
         ("conv:kernel=4", "conv.kernel is odd, so that a gradient has its value's size, not 4."),

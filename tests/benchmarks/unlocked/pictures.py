@@ -25,7 +25,7 @@ def draw_rows(axes: Any, setting: Setting, found: Sequence[Row]) -> None:
     base = next((row for row in found if row.way.name == BASE and row.learned), None)
     if base is None:
         return
-    _prepare(axes, str(setting), "time of a step (processor), by backprop's", "live bytes, by backprop's")
+    prepare(axes, str(setting), "time of a step (processor), by backprop's", "live bytes, by backprop's")
     for row in found:
         x = row.time("processor") / base.time("processor")
         y = row.bytes("live") / base.bytes("live")
@@ -43,7 +43,7 @@ def draw_rows(axes: Any, setting: Setting, found: Sequence[Row]) -> None:
 
 def draw_curves(axes: Any, setting: Setting, found: Sequence[Row]) -> None:
     """Validation loss over the seconds of training; the more stages, the lighter."""
-    _prepare(axes, str(setting), "seconds of training", "validation loss")
+    prepare(axes, str(setting), "seconds of training", "validation loss")
     stages = sorted({row.way.stages for row in found})
     for row in found:
         if row.learned:
@@ -57,7 +57,7 @@ def draw_curves(axes: Any, setting: Setting, found: Sequence[Row]) -> None:
 
 def draw_growth(axes: Any, setting: Setting, found: Sequence[Growth]) -> None:
     """Live bytes by depth."""
-    _prepare(axes, f"{setting.net}, stages of the same size", "layers", "live MiB")
+    prepare(axes, f"{setting.net}, stages of the same size", "layers", "live MiB")
     for each in found:
         sizes = [size / MIB for size in each.bytes["live"]]
         axes.plot(
@@ -74,7 +74,7 @@ def draw_growth(axes: Any, setting: Setting, found: Sequence[Growth]) -> None:
 
 def draw_longest(axes: Any, setting: Setting, found: Sequence[Longest]) -> None:
     """Tokens that fit below the cap."""
-    _prepare(axes, f"{setting.net}, one sample below the cap", "tokens", "")
+    prepare(axes, f"{setting.net}, one sample below the cap", "tokens", "")
     names = [f"{each.way}\nloss {each.loss:.3f}" for each in found]
     axes.barh(names, [each.time for each in found], color=[COLORS[each.way.name] for each in found])
     axes.tick_params(axis="y", labelsize=6)
@@ -98,7 +98,8 @@ def write(panels: Sequence[Panel], path: Path) -> None:
         write_whole(path, file.getvalue())
 
 
-def _prepare(axes: Any, title: str, below: str, beside: str) -> None:
+def prepare(axes: Any, title: str, below: str, beside: str) -> None:
+    """What all panels have in common."""
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xlabel(below, fontsize=8)
     axes.set_ylabel(beside, fontsize=8)
