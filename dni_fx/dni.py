@@ -235,7 +235,7 @@ class DNI(Pupil):
     def _is_audited(self, now: Step) -> bool:
         """Whether the true gradient of this step is wanted by a learner that could do without."""
         interface = self.interface
-        if not self.learner.self_taught or interface.stale:
+        if self.learner.needs_truth(self.context) or interface.stale:
             return True
         doubts = interface.guard and self.guard.doubts
         return bool(doubts) or (now.number + self.spec.producer) % interface.audit == 0

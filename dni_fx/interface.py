@@ -19,8 +19,9 @@ class Interface(Named):
     that of true gradients (their running root mean square); 0 is no bound.
 
     With `trust=k` only that part of the synthetic gradient is sent, between 0 and 1, which would have been
-    nearest to the truth over the last k steps or so; 0 sends all of it. If nothing is said (-1), it is 100 where
-    the truth comes with a later step, for carried state and links, which then need no guard, and 0 elsewhere.
+    nearest to the truth over the last k steps or so; 0 sends all of it. If nothing is said (-1) it is 100 for
+    what learns from a truth that comes with a later step, at carried state and links, which then need no
+    guard, and 0 elsewhere.
 
     With a `window` of two or more, boundaries take turns: in each step every `window`-th one is cut and the
     others pass the true gradient, so that many stages train on it together, and on other cuts

@@ -66,7 +66,9 @@ class Pupil(nn.Module):
     @property
     def trusts(self) -> int:
         """Over how many steps it is judged what part of a guess is sent; 0 if all of it is."""
-        return self.interface.trust if self.interface.trust >= 0 else _TRUST * self.is_late
+        if self.interface.trust >= 0:
+            return self.interface.trust
+        return _TRUST if self.is_late and not self.learner.self_taught else 0
 
     @property
     def is_scheduled(self) -> bool:

@@ -36,7 +36,7 @@ class Auto(Synthesizer):
         plain = self.choose(spec).build(spec)
         if (head := self.head(spec)) is None:
             return plain
-        return _Either(head.build(spec), plain)
+        return _Either(head.build(spec), plain, len(spec.value.shape) - 1)
 
     def choose(self, spec: BoundarySpec) -> Synthesizer:
         """What guesses at this boundary where there are no labels. Builds nothing and never refuses."""
@@ -58,10 +58,15 @@ class Auto(Synthesizer):
 class _Either(Learner):
     """Asks its head where there are labels for it, and the other learner where there are none."""
 
-    def __init__(self, head: LocalHeadLearner, plain: Learner) -> None:
+    def __init__(self, head: LocalHeadLearner, plain: Learner, positions: int) -> None:
         super().__init__()
+        self.positions = positions
         self.labeled = head
         self.plain = plain
+
+    @override
+    def needs_truth(self, context: Tensor | None) -> bool:
+        return context is None or context.is_floating_point() or not 0 < context.dim() <= self.positions
 
     @override
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:

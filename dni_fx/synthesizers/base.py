@@ -45,6 +45,10 @@ class Learner(nn.Module, abc.ABC):
     self_taught: bool = False
     pace: float = 1.0
 
+    def needs_truth(self, context: Tensor | None) -> bool:
+        """Whether it learns from the true gradient where this context is there."""
+        return not self.self_taught
+
     @abc.abstractmethod
     def forward(self, values: tuple[Tensor, ...], context: Tensor | None) -> Guess:
         """Guess the gradient of each detached value, `(batch, *features)`.

@@ -83,6 +83,15 @@ def test_both_ways_to_train_learn_the_same():
         assert_same(mine, their, 1e-12)
 
 
+def test_auto_goes_by_whether_there_are_labels():
+    cut, x, y = classifier("dni:audit=5,guard=0", "auto")
+    steps(cut, x, y, 20, "drop-in")
+    assert seen(cut) == [4, 4]
+    for _ in range(3):
+        cut(x).square().mean().backward()
+    assert seen(cut) == [7, 7]
+
+
 def test_what_learns_from_the_truth_hears_of_it_in_every_step():
     for synthesizer in ("linear", "critic", "local-head:regress=1"):
         cut, x, y = classifier("dni:audit=5", synthesizer)
