@@ -63,12 +63,16 @@ class CutGraph:
         return numbers_of(self.hooks) == self.capture.hooks
 
 
-def specs_of(gm: fx.GraphModule) -> tuple[BoundarySpec, ...]:
-    """The boundaries of a marked graph, each once; one in time is of the first stage that calls it."""
+def specs_of(gm: fx.GraphModule, classes: int, outputs: int) -> tuple[BoundarySpec, ...]:
+    """The boundaries of a marked graph, each once; one in time is of the first stage that calls it.
+
+    `classes` and `outputs` are for the latter: `mark-boundaries` tells the others.
+    """
     found = {spec.name: spec for _, spec in boundaries(gm)}
     for node, spec in moments(gm):
         stage = next((each.meta["stage"] for each in (node, *node.users) if "stage" in each.meta), 0)
-        found.setdefault(spec.name, replace(spec, producer=stage, consumers=(stage,)))
+        told = replace(spec, producer=stage, consumers=(stage,), classes=classes, outputs=outputs)
+        found.setdefault(spec.name, told)
     return tuple(found.values())
 
 

@@ -235,8 +235,9 @@ class Cutting:
             PlanError.unless_none(doing, self.plan.problems(captured.graph))
         plan = refit(self.plan, dataflow(captured)) if self.graphs or self.was_cut else self.plan
         chunks = chunkings(plan.time) if tree.training else ()
-        marked = Pipeline((*chunks, MarkBoundaries(plan, *self._classes(capture)))).run(captured)
-        specs = specs_of(marked)
+        told = self._classes(capture)
+        marked = Pipeline((*chunks, MarkBoundaries(plan, *told))).run(captured)
+        specs = specs_of(marked, *told)
         edges = self.carry.located(signature_of(tree), call, marked.graph, capture.out_spec)
         self._fill(tree, (*specs, *(edge.spec for edge in edges if edge.spec is not None)))
         if self.program.example is None:

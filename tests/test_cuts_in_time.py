@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dni_fx
+from dni_fx.errors import SynthesizerError
 from dni_fx.runtimes import Recipe
 from dni_fx.runtimes.backprop import Backprop
 from dni_fx.runtimes.local import Local
@@ -111,7 +112,7 @@ def test_a_layer_is_captured_once_for_all_lengths(name):
     assert len(cut._dni.program.captures) == before == 1
 
 
-@pytest.mark.parametrize("interface", ["dni", "dni:warmup=3,every=2"])
+@pytest.mark.parametrize("interface", ["dni", "dni:warmup=3,every=2", "dni:lr=0"])
 @pytest.mark.parametrize("name", ["stack of gru", "given", "by hand"])
 @pytest.mark.parametrize("plan", ["time:every=4", "balanced:stages=2,time=4"])
 def test_after_some_steps_of_sgd_local_has_the_weights_of_the_plain_loop(name, interface, plan):
@@ -129,6 +130,39 @@ def test_after_some_steps_of_sgd_local_has_the_weights_of_the_plain_loop(name, i
 
 def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.05)
+
+
+def test_every_guess_of_a_step_hears_of_the_loss():
+    net = net_for("lstm")
+    cut = timed(net, synthesizer="sobolev")
+    (only,) = dni_fx.boundaries(cut).values()
+    for _ in range(2):
+        with cut._dni.step.telling_loss():
+            loss = objective(cut(*inputs_for(net)))
+        assert len(only.waits_for_loss) == 3
+        loss.backward()
+    only.hear(loss)
+    assert only.waits_for_loss == []
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 14)])
+def test_a_synthesizer_of_state_sees_the_label_of_a_sample_and_not_those_of_steps(shape):
+    net = net_for("lstm cell")
+    cut = timed(net, synthesizer="mlp", interface="dni:classes=3")
+    (only,) = dni_fx.boundaries(cut).values()
+    seen = []
+    only.learner.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    labels = torch.ones(shape, dtype=torch.long)
+    objective(cut(*inputs_for(net), dni_context=labels)).backward()
+    assert len(seen) == 3
+    assert all(each is (labels if shape == (5,) else None) for each in seen)
+
+
+def test_labels_of_steps_are_none_to_who_needs_labels():
+    net = net_for("lstm cell")
+    cut = timed(net, synthesizer="critic", interface="dni:classes=3")
+    with pytest.raises(SynthesizerError, match="of steps to come there are none: choose linear"):
+        cut(*inputs_for(net), dni_context=torch.ones(5, 14, dtype=torch.long))
 
 
 @pytest.mark.parametrize("name", ["stack of gru", "given", "lstm cell", "by hand"])

@@ -90,7 +90,7 @@ class Walk:
         self.readers: dict[str, set[int]] = {
             spec.name: set(spec.consumers) for spec in specs if not self.dnis[spec.name].mix
         }
-        self.learning = {spec.name for spec in specs if self.active.issuperset(spec.consumers)}
+        self.learning = {spec.name for spec in graph.marked.specs if self.active.issuperset(spec.consumers)}
         self.taught = {name for name in self.learning if self.dnis[name].wants_truth}
         self.parts = {spec.name: spec.names for spec in specs}
         self.boundary = {part: name for name, parts in self.parts.items() for part in parts}

@@ -128,7 +128,7 @@ def test_a_layer_with_a_hook_is_refused():
         dni_fx.decouple(net, torch.randn(2, 9, 3), plan="time:every=4", frontend="symbolic")
 
 
-@pytest.mark.parametrize("policy", ["time:every=4", "balanced:stages=3,time=4", "every:module=*,time=4"])
+@pytest.mark.parametrize("policy", ["time:every=4", "balanced:stages=1,time=4", "every:module=*,time=4"])
 def test_a_net_without_time_is_refused_in_the_name_of_the_policy(policy):
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
     assert str(parse(policy, POLICIES)) == policy
