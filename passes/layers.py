@@ -13,6 +13,7 @@ from passes.boundary import ValueSpec
 from passes.values import value_of
 
 _KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_ARGUMENTS = 9
 _FORWARDS = {nn.LSTM: nn.LSTM.forward, nn.GRU: nn.GRU.forward, nn.RNN: nn.RNN.forward}
 _AHEAD = (
     "it is bidirectional, and its second direction reads the sequence from the end, so there is no time "
@@ -50,7 +51,8 @@ def layer_of(gm: fx.GraphModule, node: fx.Node) -> Layer | None:
         return _of_module(node, module) if isinstance(module, nn.RNNBase) else None
     name = str(getattr(node.target, "__name__", "")) if node.op == "call_function" else ""
     kind, _, overload = name.partition(".")
-    if kind not in _KINDS or node.target not in (getattr(torch, kind), *_overloads(kind)):
+    is_called = kind in _KINDS and node.target in (getattr(torch, kind), *_overloads(kind))
+    if not is_called or len(node.args) != _ARGUMENTS or not isinstance(node.args[0], fx.Node):
         return None
     inputs, state, *rest = node.args
     if overload == "data" or not isinstance(rest[1], bool):
@@ -80,11 +82,13 @@ def name_of(anchor: Anchor) -> Anchor:
     return Anchor(module_of(base_of(anchor)) or base_of(anchor))
 
 
-def _of_module(node: fx.Node, module: nn.RNNBase) -> Layer:
+def _of_module(node: fx.Node, module: nn.RNNBase) -> Layer | None:
     arguments = dict(zip(("input", "hx"), node.args, strict=False)) | dict(node.kwargs)
-    inputs = arguments["input"]
+    inputs = arguments.get("input")
+    if not isinstance(inputs, fx.Node):
+        return None
     layer = Layer("", inputs, arguments.get("hx"), (), module.batch_first)
-    if isinstance(inputs, fx.Node) and not value_of(inputs).is_tensor:
+    if not value_of(inputs).is_tensor:
         return Layer("", inputs, None, (), False, refusal=_PACKED)
     return _checked(layer, module.bidirectional, 3, "" if _is_plain(module) else _ODD)
 
