@@ -5,6 +5,8 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import dni_fx
 from dni_fx.errors import SynthesizerError
@@ -184,6 +186,34 @@ def trained(cut, net, steps):
         objective(seeded(cut, inputs_for(net))).backward()
         optimizer.step()
     return cut
+
+
+class First(nn.Module):
+    """Tells at the end what came first."""
+
+    def __init__(self):
+        super().__init__()
+        self.core, self.out = nn.GRU(2, 16, batch_first=True), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.out(self.core(x)[0][:, -1])
+
+
+@pytest.mark.parametrize(("synthesizer", "learns"), [("zero", False), ("linear", True)])
+def test_what_lies_more_than_a_chunk_back_is_learned_with_synthetic_gradients_alone(synthesizer, learns):
+    torch.manual_seed(1)
+    cut = dni_fx.decouple(First(), torch.zeros(64, 12, 2), plan="time:every=4", synthesizer=synthesizer)
+    optimizer = torch.optim.Adam(dni_fx.recouple(cut).parameters(), lr=0.005)
+    draw = torch.Generator().manual_seed(1)
+    for _ in range(150):
+        y = torch.randint(2, (64,), generator=draw)
+        x = torch.stack([torch.zeros(64, 12), 0.5 * torch.randn(64, 12, generator=draw)], 2)
+        x[:, 0, 0] = 2.0 * y - 1
+        optimizer.zero_grad()
+        loss = F.cross_entropy(cut(x), y)
+        loss.backward()
+        optimizer.step()
+    assert (float(loss.detach()) < 0.3) == learns
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm cell"])
