@@ -14,7 +14,6 @@ from typing_extensions import override
 from passes.anchors import Anchor, anchor_of, identifier
 from passes.base import Pass
 from passes.boundary import (
-    CONTAINER,
     Boundary,
     BoundarySpec,
     ValueSpec,
@@ -99,9 +98,7 @@ class ChunkTime(Pass):
         layer = layer_of(gm, node)
         assert layer is not None
         boundary = _added(gm, name, state_of(gm, node, layer))
-        attributes = (
-            [f"{CONTAINER}.{boundary}"] if layer.kind else [str(node.target), f"{CONTAINER}.{boundary}"]
-        )
+        attributes = [boundary] if layer.kind else [str(node.target), boundary]
         with gm.graph.inserting_before(node):
             got = [gm.graph.get_attr(path) for path in attributes]
         for each in got:
@@ -158,31 +155,40 @@ def _restore(node: fx.Node) -> None:
 
 
 def _added(gm: fx.GraphModule, name: Anchor, values: Sequence[ValueSpec]) -> str:
-    """The name of the boundary of a layer or loop, which is put there if it is new."""
-    spec = BoundarySpec(f"{identifier(name)}_in_time", tuple(values), 0, (0,), group=name)
-    if all(known.group != name for _, known in moments(gm)):
-        gm.add_submodule(spec.path, Boundary(spec))
-    return spec.name
+    """The path of the boundary of a layer or loop, which is put there if it is new."""
+    known = {spec.group: spec for _, spec in moments(gm)}
+    if name not in known:
+        taken = {spec.name for spec in known.values()}
+        free = base = f"{identifier(name)}_in_time"
+        while free in taken:  # `a.b` and `a_b` look the same
+            free = f"{base}_{sum(each.startswith(base) for each in taken)}"
+        known[name] = BoundarySpec(free, tuple(values), 0, (0,), group=name)
+        gm.add_submodule(known[name].path, Boundary(known[name]))
+    return known[name].path
 
 
 def _mark(gm: fx.GraphModule, nodes: Mapping[str, fx.Node], name: Anchor, found: Sequence[State]) -> bool:
     """Call the boundary of a loop between its iterations."""
+    first, *_ = found
+    path = _added(gm, name, [value_spec(nodes[value]) for value in first.values])
     for number, state in enumerate(found):
         values = [nodes[value] for value in state.values]
-        path = f"{CONTAINER}.{_added(gm, name, [value_spec(value) for value in values])}"
         inside = {nodes[reader] for reader in state.readers}.__contains__
         for value, side in put_marker(gm.graph, values, path):
             side.meta = dict(value.meta) | {"anchor": Anchor(f"{anchor_of(value)}{_PART}.{number}")}
             value.replace_all_uses_with(side, delete_user_cb=inside)
-    return bool(found)
+    return True
 
 
 def _overwritten(nodes: Mapping[str, fx.Node], found: Sequence[State]) -> Iterator[str]:
     """What is written to after it has gone from one iteration to the next."""
+    place = {name: at for at, name in enumerate(nodes)}
+    writers = [node for node in nodes.values() if value_of(node).mutates]
     for state in found:
-        last = max(nodes[value] for value in state.values)
-        for node in nodes.values():
-            if node > last and (written := value_of(node).mutates & set(state.values)):
+        last = max((place[value] for value in state.values), default=0)
+        for node in writers:
+            written = value_of(node).mutates.intersection(state.values)
+            if written and place[node.name] > last:
                 yield (
                     f"{anchor_of(node)} writes to {', '.join(sorted(written))}, which goes from one "
                     "iteration to the next, and no boundary would see that: write h = h + x, not h += x"

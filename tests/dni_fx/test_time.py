@@ -62,6 +62,20 @@ def test_each_layer_has_a_synthesizer_and_patterns_choose_among_them():
         dni_fx.decouple(Two(), x, plan="time:every=4,module=core")
 
 
+def test_layers_whose_paths_look_alike_have_boundaries_of_their_own():
+    class Alike(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a_b, self.a = nn.GRU(3, 6), nn.ModuleDict({"b": nn.GRU(6, 4)})
+
+        def forward(self, x):
+            return self.a["b"](self.a_b(x)[0])[0]
+
+    cut = dni_fx.decouple(Alike(), torch.randn(9, 2, 3), plan="time:every=4")
+    sizes = {name: dni.spec.value.shape for name, dni in dni_fx.boundaries(cut).items()}
+    assert sizes == {"a_b_in_time": (2, 6), "a_b_in_time_1": (2, 4)}
+
+
 def test_a_layer_that_is_called_for_each_step_is_a_cell():
     class Steps(nn.Module):
         def __init__(self):
