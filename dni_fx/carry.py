@@ -28,6 +28,7 @@ from dni_fx.errors import StageError
 from dni_fx.feedback import Feedback
 from dni_fx.gradients import added
 from dni_fx.step import Synthesis
+from passes.chunks import as_it_was, batch_in_front
 
 RESET = "dni_reset"
 """The keyword of a call under which samples are marked whose episode ends with it."""
@@ -125,7 +126,7 @@ class _Edge:
         """Learn from the gradient of the state that came in."""
         if self.synthesis is not None:
             both = zip(true, self.dims, strict=True)
-            flat = [None if each is None else _batch_first(each, dim) for each, dim in both]
+            flat = [None if each is None else batch_in_front(each, dim) for each, dim in both]
             asked = self.wanted or [None] * len(flat)
             whole = [added([*each]) for each in zip(flat, asked, strict=True)]
             self.dni.regress(self.synthesis, tuple(None if t is None else self._lesson(t) for t in whole))
@@ -146,14 +147,14 @@ class _Edge:
         return (None,) * len(self.writes) if up is None else up
 
     def _flat(self, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(_batch_first(each, dim) for each, dim in zip(state, self.dims, strict=True))
+        return tuple(batch_in_front(each, dim) for each, dim in zip(state, self.dims, strict=True))
 
     def _formed(
         self, up: Sequence[Tensor | None], state: Sequence[Tensor], reset: Tensor | None
     ) -> tuple[Tensor, ...]:
         formed: list[Tensor] = []
         for guess, value, dim in zip(up, state, self.dims, strict=True):
-            each = torch.zeros_like(value) if guess is None else _as_it_was(guess, value, dim)
+            each = torch.zeros_like(value) if guess is None else as_it_was(guess, value, dim)
             formed.append(each if reset is None else torch.where(_along(reset, each, dim), 0, each))
         return tuple(formed)
 
@@ -207,15 +208,6 @@ def _carried(state: Sequence[Tensor]) -> Tensor | None:
 
 def _is_live(value: object) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
-
-
-def _batch_first(value: Tensor, dim: int) -> Tensor:
-    """As the boundary has it: `(batch, features)` where the batch is not in front."""
-    return value.movedim(dim, 0).flatten(1) if dim else value
-
-
-def _as_it_was(guess: Tensor, value: Tensor, dim: int) -> Tensor:
-    return guess.reshape(value.movedim(dim, 0).shape).movedim(0, dim) if dim else guess
 
 
 def _along(reset: Tensor, value: Tensor, dim: int) -> Tensor:

@@ -111,7 +111,9 @@ def _forward_in_train(ours: Decoupled, theirs: nn.Module, call: Call, context: T
         ]
     apart = _distance(a, b)
     says = f"largest difference {apart:g}" + (f"; buffers differ: {', '.join(buffers)}" if buffers else "")
-    return Check("forward in train mode is bit-identical", apart == 0 and not buffers, says)
+    # A kernel that runs over a part of a sequence adds in an order of its own.
+    allowed = _rounding(b) if any(dni.spec.group for dni in dnis(ours).values()) else 0.0
+    return Check("forward in train mode is bit-identical", apart <= allowed and not buffers, says)
 
 
 def _forward_in_eval(ours: Decoupled, theirs: nn.Module, third: Decoupled, call: Call) -> Check:
@@ -136,7 +138,7 @@ def _forward_in_eval(ours: Decoupled, theirs: nn.Module, third: Decoupled, call:
 
 def _rounding(outputs: Any) -> float:
     """How far results may be apart that differ by the order of additions alone."""
-    found = [_real(t) for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
+    found = [_real(t).detach() for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
     tensors = [t for t in found if t.is_floating_point()]
     return max(
         (_TOLERANCE.get(t.dtype, 0.0) * float(t.abs().max()) for t in tensors if t.numel()), default=0.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from operator import is_
 from typing import Any
 
@@ -13,7 +13,8 @@ from dni_fx.feedback import Feedback
 from dni_fx.hooks import Hooks, numbers_of
 from dni_fx.program import Capture, Key
 from dni_fx.stage import Road
-from passes import BoundarySpec
+from passes import BoundarySpec, boundaries
+from passes.boundary import moments
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,28 @@ class CutGraph:
     def has_its_hooks(self) -> bool:
         """Whether the modules that it goes through have just the hooks that they had at capture."""
         return numbers_of(self.hooks) == self.capture.hooks
+
+
+def specs_of(gm: fx.GraphModule, classes: int, outputs: int) -> tuple[BoundarySpec, ...]:
+    """The boundaries of a marked graph, each once; one in time is of the first stage that calls it.
+
+    `classes` and `outputs` are for the latter: `mark-boundaries` tells the others.
+    """
+    found = {spec.name: spec for _, spec in boundaries(gm)}
+    for node, spec in moments(gm):
+        stage = next((each.meta["stage"] for each in (node, *node.users) if "stage" in each.meta), 0)
+        told = replace(spec, producer=stage, consumers=(stage,), classes=classes, outputs=outputs)
+        found.setdefault(spec.name, told)
+    return tuple(found.values())
+
+
+def misfits(specs: Iterable[BoundarySpec], filled: Mapping[str, BoundarySpec]) -> Iterator[str]:
+    """The boundaries in time that had another number of values in an earlier graph."""
+    for spec in specs:
+        known = filled.get(spec.name, spec)
+        if spec.group and len(known.values) != len(spec.values):
+            now, before = (", ".join(value.anchor for value in each.values) for each in (spec, known))
+            yield (
+                f"what {spec.group} carries from one step to the next is {now}, and was {before}: a sequence "
+                "that is too short does not show all of it; give decouple() an example as long as others"
+            )

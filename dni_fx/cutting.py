@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from dni_fx.calls import Call, call_of
 from dni_fx.carry import Passage, end_episodes
 from dni_fx.compiled import condition_of, number_of
-from dni_fx.cut_graph import CutGraph, Marked
+from dni_fx.cut_graph import CutGraph, Marked, misfits, specs_of
 from dni_fx.dni import DNI
 from dni_fx.errors import CaptureError, DniError, PlanError
 from dni_fx.feedback import Carry
@@ -27,9 +27,10 @@ from dni_fx.release import own_saved_tensors, run_stages
 from dni_fx.rewind import rewound
 from dni_fx.stage import road
 from dni_fx.step import Step
-from passes import BoundarySpec, Pipeline, Plan, boundaries
+from passes import BoundarySpec, Pipeline, Plan
 from passes.boundary import CONTAINER
 from passes.branches import BranchError, Way
+from passes.chunk_time import chunkings
 from passes.code import compile_graph
 from passes.dataflow import dataflow
 from passes.mark_boundaries import MarkBoundaries
@@ -233,8 +234,10 @@ class Cutting:
             doing = f"cannot cut this graph by the plan{late}"
             PlanError.unless_none(doing, self.plan.problems(captured.graph))
         plan = refit(self.plan, dataflow(captured)) if self.graphs or self.was_cut else self.plan
-        marked = Pipeline((MarkBoundaries(plan, *self._classes(capture)),)).run(captured)
-        specs = tuple(spec for _, spec in boundaries(marked))
+        chunks = chunkings(plan.time) if tree.training else ()
+        told = self._classes(capture)
+        marked = Pipeline((*chunks, MarkBoundaries(plan, *told))).run(captured)
+        specs = specs_of(marked, *told)
         edges = self.carry.located(signature_of(tree), call, marked.graph, capture.out_spec)
         self._fill(tree, (*specs, *(edge.spec for edge in edges if edge.spec is not None)))
         if self.program.example is None:
@@ -254,6 +257,10 @@ class Cutting:
     def _fill(self, tree: nn.Module, specs: tuple[BoundarySpec, ...]) -> None:
         filled = self.filled()
         new = [spec for spec in specs if spec.name not in filled]
+        PlanError.unless_none(
+            "one synthesizer cannot serve both graphs",
+            misfits(specs, {name: dni.spec for name, dni in filled.items()}),
+        )
         if new and filled and not tree.training:
             names = ", ".join(spec.name for spec in new)
             raise PlanError(

@@ -54,9 +54,12 @@ class DNI(Pupil):
 
     @property
     def context(self) -> Tensor | None:
-        """What is known beside the value: nothing of the steps that carried state goes to."""
-        now: Step = self.__dict__["now"]
-        return None if self.spec.delay else now.context
+        """What is known beside the value; of state, what is told of whole samples and not of single steps."""
+        context: Tensor | None = self.__dict__["now"].context
+        if self.spec.delay:
+            return None
+        is_of_steps = context is not None and context.dim() > 1 + context.is_floating_point()
+        return None if self.spec.group and is_of_steps else context
 
     @property
     def is_due(self) -> bool:
@@ -170,7 +173,7 @@ class DNI(Pupil):
             learns,
             tuple(value.clone() for value in values) if stale else (),
         )
-        self.waits_for_loss = [made] if guess.loss is not None else []
+        self.waits_for_loss += [made] if guess.loss is not None else []
         return made
 
     def upward(
@@ -225,11 +228,16 @@ class DNI(Pupil):
             )
         if self.synthesizer.needs == "loss" and self.interface.stale:
             raise SynthesizerError(f"{place} learns from the loss of the batch itself: choose stale=0.")
-        if self.synthesizer.needs == "context" and self.spec.delay:
+        is_told = self.context is not None
+        if (
+            self.synthesizer.needs == "context"
+            and not is_told
+            and (self.spec.delay or now.context is not None)
+        ):
             raise SynthesizerError(
                 f"{place} guesses from labels, and of steps to come there are none: choose linear."
             )
-        if self.synthesizer.needs == "context" and self.context is None:
+        if self.synthesizer.needs == "context" and not is_told:
             raise ContextError(place)
 
     def _is_audited(self, now: Step) -> bool:

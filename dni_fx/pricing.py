@@ -15,7 +15,7 @@ from dni_fx.synthesizers import Synthesizer
 from dni_fx.synthesizers.heads import Headed, label_sizes
 from passes import BoundarySpec
 from passes.anchors import identifier
-from passes.crossings import value_spec
+from passes.boundary import value_spec
 from passes.watch import Watch
 
 if TYPE_CHECKING:

@@ -172,7 +172,8 @@ class Pupil(nn.Module):
         self.waits_for_loss = []
 
     def step(self) -> None:
-        """Update the learner with what was collected since the last time."""
+        """Update the learner with what was collected since the last time; no guess waits for a loss now."""
+        self.waits_for_loss = []
         if self.optimizer is not None and self.optimizer.has_pending:
             self.optimizer.settings = self.interface  # which may have been changed since
             self.optimizer.step(list(self.learner.parameters()), self.learner.pace)

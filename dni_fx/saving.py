@@ -31,8 +31,9 @@ from dni_fx.restored import Restored, Saved, plant, restored_class, without_mark
 from dni_fx.sources import exported_program
 from dni_fx.unlifted import capture_of
 from dni_fx.warning import warn
-from passes import Plan
+from passes import Plan, copy_graph
 from passes.anchors import set_anchors
+from passes.chunk_time import in_one_piece
 
 _KINDS = (
     inspect.Parameter.POSITIONAL_ONLY,
@@ -144,11 +145,12 @@ def open_cut(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Ope
 
 
 def _export(cut: Decoupled, graph: CutGraph, call: Call) -> Exported:
-    marked = graph.marked.graph
-    stages = {node.name: node.meta["stage"] for node in marked.nodes if "stage" in node.meta}
+    whole = copy_graph(graph.marked.module(cut))
+    in_one_piece(whole)  # a file holds the layers themselves; its plan says how to cut them in time
+    stages = {node.name: node.meta["stage"] for node in whole.graph.nodes if "stage" in node.meta}
     tree = bare(cut)
     graph.capture.install(tree)
-    return export_graph(tree, marked, call.leaves, stage_of=stages)
+    return export_graph(tree, whole.graph, call.leaves, stage_of=stages)
 
 
 def _meta(cut: Decoupled, call: Call, missing: str, literals: Mapping[str, list[Literal]]) -> dict[str, Any]:

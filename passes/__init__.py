@@ -20,6 +20,7 @@ from passes.registry import Registry
 PASSES: Registry[type[Pass]] = Registry(
     "pass",
     {
+        "chunk-time": "passes.chunk_time:ChunkTime",
         "erase-boundaries": "passes.erase_boundaries:EraseBoundaries",
     },
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import fx, nn
 from typing_extensions import override
 
-from passes.anchors import Anchor
+from passes.anchors import Anchor, anchor_of
+from passes.values import Value, value_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class BoundarySpec:
     """The values that cross one cut at one place, from the stage that makes them to their readers.
 
     Several values are synthesized jointly (an LSTM's h and c): one synthesizer sees and guesses for all.
-    `delay` is 1 for state carried to the next step; boundaries of one `group` share a synthesizer.
+    `delay` is 1 for state carried to the next step. A `group` names what is cut in time: its boundary lies
+    inside of a stage and is called several times in one step, for the same state at other times.
     `classes` is how many classes a context of integer labels can have, 0 where that is not known or too many
     to prepare for unasked. `outputs` is how many features the first output of the model has, and `cost` the
     floating-point operations of the forward pass of the stage that makes the values; 0 if not known.
@@ -105,9 +108,18 @@ def value_names(boundary: str, count: int) -> tuple[str, ...]:
 
 
 def boundaries(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, BoundarySpec]]:
-    """Every boundary in the graph, in order, whatever now fills it."""
+    """Every boundary between stages of the graph, in order, whatever now fills it."""
+    return ((node, spec) for node, spec in _held(gm) if not spec.group)
+
+
+def moments(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, BoundarySpec]]:
+    """Every place in the graph at which a boundary in time is called, or handed to what calls it."""
+    return ((node, spec) for node, spec in _held(gm) if spec.group)
+
+
+def _held(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, BoundarySpec]]:
     for node in gm.graph.nodes:
-        if node.op == "call_module":
+        if node.op in {"call_module", "get_attr"} and str(node.target).startswith(f"{CONTAINER}."):
             spec = getattr(gm.get_submodule(str(node.target)), "spec", None)
             if isinstance(spec, BoundarySpec):
                 yield node, spec
@@ -120,3 +132,25 @@ def sides(node: fx.Node) -> tuple[tuple[fx.Node, fx.Node], ...]:
         return ((values[0], node),)
     taken = {user.args[1]: user for user in node.users}
     return tuple((value, taken[at]) for at, value in enumerate(values))
+
+
+def put_marker(graph: fx.Graph, nodes: Sequence[fx.Node], path: str) -> tuple[tuple[fx.Node, fx.Node], ...]:
+    """Put one marker after the last of some values; each value with what stands for it behind the marker."""
+    with graph.inserting_after(nodes[-1]):
+        marker = graph.call_module(path, tuple(nodes))
+    if len(nodes) > 1:
+        marker.meta = dict(nodes[0].meta) | {"value": Value(requires_grad=True)}
+        with graph.inserting_after(marker):
+            for at in reversed(range(len(nodes))):
+                graph.call_function(operator.getitem, (marker, at))
+    return sides(marker)
+
+
+def value_spec(node: fx.Node) -> ValueSpec:
+    """What is known of a node's value, which is one tensor, for the boundary that it may cross."""
+    value = value_of(node)
+    assert value.shape is not None
+    assert value.dtype is not None
+    return ValueSpec(
+        anchor_of(node), value.shape, value.dims, value.dtype, value.batch_dim, value.feature_dim
+    )

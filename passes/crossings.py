@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import fx
 
 from passes.anchors import anchor_of, identifier
-from passes.boundary import BoundarySpec, ValueSpec
+from passes.boundary import BoundarySpec, value_spec
 from passes.errors import PreconditionError
 from passes.joint import misjoined, ways
 from passes.plan import Plan
@@ -94,13 +94,3 @@ def _is_sent(node: fx.Node, stages: Mapping[fx.Node, int], plan: Plan) -> bool:
 
     own = places(node)
     return any(user in stages and not places(user) <= own for user in node.users)
-
-
-def value_spec(node: fx.Node) -> ValueSpec:
-    """What is known of a node's value, which is one tensor, for the boundary that it may cross."""
-    value = value_of(node)
-    assert value.shape is not None
-    assert value.dtype is not None
-    return ValueSpec(
-        anchor_of(node), value.shape, value.dims, value.dtype, value.batch_dim, value.feature_dim
-    )

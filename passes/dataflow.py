@@ -15,6 +15,7 @@ from passes.anchors import module_of
 from passes.branches import ways_in
 from passes.classes import classes_of
 from passes.hazards import Memory
+from passes.layers import layer_of
 from passes.values import Value, value_of
 
 
@@ -37,6 +38,8 @@ def dataflow(gm: fx.GraphModule) -> nx.DiGraph[str]:
       output through values of its kind. Only these values need a synthetic gradient.
     - `parameters`: the names of the parameters that it reads, one name for each.
     - `together`: nodes with the same number, if it is not None, must be in one stage.
+    - `steps`: how many steps a recurrent layer runs there at the example, 0 for anything else; `refusal`: why
+      it cannot run in chunks of them.
     - `follows`: nodes that may not be in a later stage, although it reads none of them.
 
     The graph's own attribute `classes` is what `passes.classes.classes_of` tells.
@@ -111,6 +114,7 @@ def precedence(flow: nx.DiGraph[str]) -> nx.DiGraph[int]:
 def _facts(gm: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
     value = value_of(node)
     anchor = node.meta.get("anchor")
+    layer = layer_of(gm, node)
     return {
         "op": node.op,
         "carried": node.meta.get("carried", ""),
@@ -131,6 +135,8 @@ def _facts(gm: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
         "parameters": (),
         "parameter_bytes": 0,
         "follows": (),
+        "steps": 0 if layer is None else layer.steps,
+        "refusal": "" if layer is None else layer.refusal,
     }
 
 

@@ -9,7 +9,8 @@ from torch import fx
 from typing_extensions import override
 
 from passes.base import Pass
-from passes.boundary import boundaries, sides
+from passes.boundary import boundaries, moments, sides
+from passes.chunk_time import in_one_piece
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class EraseBoundaries(Pass):
                     gm.graph.erase_node(side)
             gm.graph.erase_node(node)
             gm.delete_submodule(spec.path)
-        return bool(marked)
+        return in_one_piece(gm) or bool(marked)
 
     @override
     def ensures(self, gm: fx.GraphModule) -> Iterator[str]:
-        return (f"{spec.name} is still there" for _, spec in boundaries(gm))
+        return (f"{spec.name} is still there" for _, spec in (*boundaries(gm), *moments(gm)))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -12,11 +11,11 @@ from typing_extensions import override
 
 from passes.anchors import anchor_of
 from passes.base import Pass
-from passes.boundary import Boundary, boundaries, sides
+from passes.boundary import Boundary, boundaries, put_marker
 from passes.crossings import crossings
 from passes.dataflow import dataflow
 from passes.plan import Plan
-from passes.values import Value, value_of
+from passes.values import value_of
 
 
 @dataclass(frozen=True)
@@ -58,24 +57,12 @@ class MarkBoundaries(Pass):
         for nodes, spec in leaving:
             later = [[user for user in node.users if stages.get(user, -1) > spec.producer] for node in nodes]
             gm.add_submodule(spec.path, Boundary(spec))
-            for (node, side), users in zip(_marked(gm.graph, nodes, spec.path), later, strict=True):
+            for (node, side), users in zip(put_marker(gm.graph, nodes, spec.path), later, strict=True):
                 side.meta = dict(node.meta)
                 node.replace_all_uses_with(side, delete_user_cb=users.__contains__)
                 taken[node] = side
         _clone_where_written(gm.graph, stages, taken)
         return bool(leaving)
-
-
-def _marked(graph: fx.Graph, nodes: Sequence[fx.Node], path: str) -> tuple[tuple[fx.Node, fx.Node], ...]:
-    """Put one marker after the last of some values; each value with what stands for it behind the marker."""
-    with graph.inserting_after(nodes[-1]):
-        marker = graph.call_module(path, tuple(nodes))
-    if len(nodes) > 1:
-        marker.meta = dict(nodes[0].meta) | {"value": Value(requires_grad=True)}
-        with graph.inserting_after(marker):
-            for at in reversed(range(len(nodes))):
-                graph.call_function(operator.getitem, (marker, at))
-    return sides(marker)
 
 
 def _split_groups(gm: fx.GraphModule, stages: dict[fx.Node, int]) -> Iterator[str]:

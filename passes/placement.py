@@ -144,6 +144,7 @@ def refit(plan: Plan, flow: nx.DiGraph[str]) -> Plan:
     found = _plan(
         flow, {name: stages[unit] for unit in order for name in units.nodes[unit]["members"]}, plan.policy
     )
+    found = replace(found, time=plan.time)
     if not plan.joint:
         return found
     named = {flow.nodes[name]["anchor"]: name for name in computed(flow)}

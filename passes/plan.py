@@ -10,7 +10,9 @@ from torch import fx
 
 from passes import plan_json
 from passes.anchors import Anchor, anchor_of, base_of
+from passes.dataflow import dataflow
 from passes.plan_diff import difference
+from passes.recurrences import recurrences
 from passes.values import value_of
 
 _SHOWN = 8
@@ -25,7 +27,9 @@ class Plan:
     (an embedding read late, say) with no answer to which stage should compute it. `copies`
     lists pure values that are recomputed in other stages instead of sent there. `policy` is
     the text form of what chose the stages, so parsing it gives the chooser back. Each group of `joint` are
-    values that cross as one boundary, with one synthesizer that sees all of them. `sheet` is what the plan
+    values that cross as one boundary, with one synthesizer that sees all of them. `time` names recurrent
+    layers and unrolled loops, each with the number of steps after which its state is cut, again and again;
+    such a cut is inside of a stage. `sheet` is what the plan
     means on its graph, if whoever made it has written that down; its text is then the plan's.
     """
 
@@ -33,6 +37,7 @@ class Plan:
     copies: Mapping[Anchor, tuple[int, ...]] = field(default_factory=dict)
     policy: str = "hand"
     joint: tuple[tuple[Anchor, ...], ...] = ()
+    time: Mapping[Anchor, int] = field(default_factory=dict[Anchor, int])
     sheet: object = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -45,7 +50,9 @@ class Plan:
         for stage in self.stage_of.values():
             sizes[stage] += 1
         values = ", ".join(map(str, sizes))
-        return f"{len(self)} stages of {values} values, by {self.policy}"
+        stages = "stage" if len(self) == 1 else "stages"
+        time = "".join(f"; {name} cut in time every {every}" for name, every in self.time.items())
+        return f"{len(self)} {stages} of {values} values, by {self.policy}{time}"
 
     def __len__(self) -> int:
         return 1 + max(self.stage_of.values(), default=0)
@@ -73,6 +80,7 @@ class Plan:
             yield apart
             return
         yield from self._gaps()
+        yield from self._wrong_time(graph)
         yield from self._wrong_copies(graph)
         stages = self.assign(graph)
         wrong = list(self._backward(stages))
@@ -112,6 +120,17 @@ class Plan:
             elif beyond := [stage for stage in stages if stage >= len(self)]:
                 yield f"{anchor} is to be recomputed in stage {beyond[0]}, and there are {len(self)} stages"
 
+    def _wrong_time(self, graph: fx.Graph) -> Iterator[str]:
+        """What is to be cut in time and is not in the graph."""
+        owner = graph.owning_module
+        there = recurrences(dataflow(owner)) if self.time and owner is not None else tuple(self.time)
+        for name in self.time:
+            if name not in there:
+                yield (
+                    f"{name} is to be cut in time, and no recurrent layer or unrolled loop is called that; "
+                    f"there are {', '.join(there) or 'none'}"
+                )
+
     def backward_edges(self, stages: Mapping[fx.Node, int]) -> Iterator[str]:
         """The edges from a later stage to an earlier one, given the stage of each node."""
         for source, node in self._backward(stages):
@@ -125,7 +144,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Text that `from_json` reads back, and that diffs line by line. It says nothing of the sheet."""
-        return plan_json.write(self.stage_of, self.copies, self.policy, self.joint)
+        return plan_json.write(self.stage_of, self.copies, self.policy, self.joint, self.time)
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -134,12 +153,13 @@ class Plan:
         Raises:
             SpecError: the text is not the JSON of a plan, or of a newer version; lists all that is wrong.
         """
-        stage_of, copies, policy, joint = plan_json.read(text)
+        stage_of, copies, policy, joint, time = plan_json.read(text)
         return Plan(
             {Anchor(name): stage for name, stage in stage_of.items()},
             {Anchor(name): stages for name, stages in copies.items()},
             policy,
             tuple(tuple(map(Anchor, group)) for group in joint),
+            {Anchor(name): every for name, every in time.items()},
         )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from passes.errors import SpecError
 
 _VERSION = 1
-_KEYS = ("version", "policy", "stage_of", "copies", "joint")
+_KEYS = ("version", "policy", "stage_of", "copies", "joint", "time")
 
-Read = tuple[dict[str, int], dict[str, tuple[int, ...]], str, tuple[tuple[str, ...], ...]]
-"""The stage of each value by name, the stages of its copies, the policy, and what crosses together."""
+Read = tuple[dict[str, int], dict[str, tuple[int, ...]], str, tuple[tuple[str, ...], ...], dict[str, int]]
+"""The stage of each value by name, the stages of its copies, the policy, what crosses together, and time."""
 
 
 def write(
@@ -21,8 +21,9 @@ def write(
     copies: Mapping[Any, tuple[int, ...]],
     policy: str,
     joint: Sequence[Sequence[Any]] = (),
+    time: Mapping[Any, int] | None = None,
 ) -> str:
-    """Text that `read` reads back, with one line for each value; `joint` only where there is something."""
+    """Text that `read` reads back, with one line for each value; `joint` and `time` only if there is any."""
     listed = {anchor: list(stages) for anchor, stages in copies.items()}
     entries: dict[str, Any] = {
         "version": _VERSION,
@@ -30,11 +31,12 @@ def write(
         "stage_of": dict(stage_of),
         "copies": listed,
     }
-    return json.dumps(entries | ({"joint": joint} if joint else {}), indent=1)
+    more: dict[str, Any] = {"joint": joint, "time": dict(time or {})}
+    return json.dumps(entries | {name: each for name, each in more.items() if each}, indent=1)
 
 
 def read(text: str) -> Read:
-    """The inverse of `write`; `policy`, `copies` and `joint` may be missing.
+    """The inverse of `write`; only `version` and `stage_of` may not be missing.
 
     Raises:
         SpecError: the text is not the JSON of a plan, or of a newer version; lists all that is wrong.
@@ -71,9 +73,15 @@ def read(text: str) -> Read:
     joint = entries.get("joint", [])
     if not isinstance(joint, list) or not all(map(_is_group, joint)):
         problems.append(f"its joint is {json.dumps(joint)}; write a list of lists of names of values")
+    time = _map(entries, "time", problems)
+    problems += [
+        f"the time of {name} is {json.dumps(every)}; write after how many steps its state is cut, such as 8"
+        for name, every in time.items()
+        if not _is_stage(every) or not every
+    ]
     SpecError.unless_none("this is not the JSON of a plan", problems)
     listed = {name: tuple(stages) for name, stages in copies.items()}
-    return stage_of, listed, str(entries.get("policy", "hand")), tuple(map(tuple, joint))
+    return stage_of, listed, str(entries.get("policy", "hand")), tuple(map(tuple, joint)), time
 
 
 def _wrong_keys(entries: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from passes.anchors import anchor_of
 from passes.boundary import boundaries, sides
@@ -172,7 +172,8 @@ class _Splitter:
                 found = [*module.parameters(), *module.buffers()]
             elif node.op == "get_attr":
                 owner, _, leaf = target.rpartition(".")
-                found = [getattr(self.gm.get_submodule(owner), leaf)]
+                held = getattr(self.gm.get_submodule(owner), leaf)
+                found = [*held.parameters(), *held.buffers()] if isinstance(held, nn.Module) else [held]
             else:
                 continue
             seen |= dict.fromkeys(names[id(each)] for each in found if id(each) in names)

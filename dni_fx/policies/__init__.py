@@ -12,6 +12,7 @@ POLICIES: Registry[type[Policy]] = Registry(
         "every": "dni_fx.policies.every:Every",
         "memory": "dni_fx.policies.memory:Memory",
         "min-cut": "dni_fx.policies.min_cut:MinCut",
+        "time": "dni_fx.policies.time:Time",
     },
     group="dni_fx.policies",
 )

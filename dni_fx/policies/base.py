@@ -6,6 +6,7 @@ import abc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
+from dni_fx.policies.steps import in_time
 from passes import Named, Plan
 from passes.constraints import constrained, values_named
 from passes.placement import join
@@ -25,12 +26,15 @@ class Policy(Named):
 
     Of the values that an item of `joint` names, those that one stage sends to the same later stages cross as
     one boundary, with one synthesizer that sees and guesses for all of them (an LSTM cell's h and c).
+
+    With `time`, the state of all recurrent layers and unrolled loops is cut after so many steps, too.
     """
 
     together: tuple[str, ...] = field(default=(), kw_only=True)
     avoid: tuple[str, ...] = field(default=(), kw_only=True)
     tied: bool = field(default=False, kw_only=True)
     joint: tuple[str, ...] = field(default=(), kw_only=True)
+    time: int = field(default=0, kw_only=True)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -59,4 +63,5 @@ class Policy(Named):
             UnknownNameError: a constraint names nothing in this graph.
         """
         plan = self.choose(constrained(flow, self.together, self.avoid, self.tied))
-        return join(plan, flow, values_named(flow, self.joint).values()) if self.joint else plan
+        plan = join(plan, flow, values_named(flow, self.joint).values()) if self.joint else plan
+        return in_time(plan, flow, self.time) if self.time else plan

@@ -86,12 +86,13 @@ class Walk:
         self.segments = tuple(segments(graph.road, self.dnis, manner.places))
         together = [[stage.index for stage in segment.stages] for segment in self.segments]
         self.active = {index for indices in together if indices[-1] in manner.chosen for index in indices}
+        specs = [spec for spec in graph.marked.specs if not spec.group]  # the others are inside of stages
         self.readers: dict[str, set[int]] = {
-            spec.name: set(spec.consumers) for spec in graph.marked.specs if not self.dnis[spec.name].mix
+            spec.name: set(spec.consumers) for spec in specs if not self.dnis[spec.name].mix
         }
         self.learning = {spec.name for spec in graph.marked.specs if self.active.issuperset(spec.consumers)}
         self.taught = {name for name in self.learning if self.dnis[name].wants_truth}
-        self.parts = {spec.name: spec.names for spec in graph.marked.specs}
+        self.parts = {spec.name: spec.names for spec in specs}
         self.boundary = {part: name for name, parts in self.parts.items() for part in parts}
         self.guesses: dict[str, Synthesis] = {}
         self.arrived: dict[str, Tensor | None] = {}
