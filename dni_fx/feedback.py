@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from dni_fx.calls import Call, Form
 from dni_fx.errors import DniError, PlanError
+from dni_fx.fields import with_fields
 from passes import BoundarySpec, ValueSpec
 from passes.anchors import Anchor
 from passes.values import value_of
@@ -149,7 +150,8 @@ def reads_of(signature: inspect.Signature, form: Form, argument: str) -> tuple[i
     """
     args, kwargs = form.rebuild([_Place(at) for at in range(len(form.names))])
     passed = signature.bind(*args, **kwargs).arguments
-    found = [leaf.at for leaf in pytree.tree_leaves(passed.get(argument)) if isinstance(leaf, _Place)]
+    held = pytree.tree_leaves(with_fields(passed.get(argument)))
+    found = [leaf.at for leaf in held if isinstance(leaf, _Place)]
     if not found:
         raise PlanError(
             f"state is to be carried to the argument {argument!r}, and this call passes no tensor in it; it "
@@ -174,7 +176,7 @@ def writes_of(out_spec: pytree.TreeSpec, path: str) -> tuple[int, ...]:
                 f"state is to be carried from the output {path!r}, and the model returns {_shape(whole)}. "
                 "Name the place of the state in it: 1 for the second of a tuple, a key, or a path like 1.0."
             ) from None
-    return tuple(pytree.tree_leaves(found))
+    return tuple(pytree.tree_leaves(with_fields(found)))
 
 
 def name_of(argument: str) -> str:
@@ -213,9 +215,11 @@ def _stages(nodes: Iterable[fx.Node]) -> list[int]:
     return [node.meta["stage"] for node in nodes if "stage" in node.meta]
 
 
-@dataclass(frozen=True)
 class _Place:
-    at: int
+    """Stands for a tensor; no data class, which would be looked into as state that is one is."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
 
 
 def _entered(found: Any, step: str) -> Any:

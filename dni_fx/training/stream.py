@@ -14,6 +14,7 @@ from dni_fx.cutting import Cutting
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import StageError
 from dni_fx.feedback import writes_of
+from dni_fx.fields import with_fields
 from dni_fx.program import signature_of
 from dni_fx.training.batches import Batch
 
@@ -52,7 +53,7 @@ class Stream:
 
     def take(self, outputs: Any) -> None:
         """Keep the state that a batch has left."""
-        flat, spec = pytree.tree_flatten(outputs) if self._paths else ([], None)
+        flat, spec = pytree.tree_flatten(with_fields(outputs)) if self._paths else ([], None)
         for argument, path in self._paths.items():
             assert spec is not None
             self._state[argument] = [flat[at].detach() for at in writes_of(spec, path)]
@@ -77,7 +78,7 @@ class Stream:
 
     def _filled(self, argument: str, example: Any, size: int) -> Any:
         """The state in the form of the example's."""
-        leaves, spec = pytree.tree_flatten(example)
+        leaves, spec = pytree.tree_flatten(with_fields(example))
         dims = self._cutting.carry.batch_dims(argument, leaves, size)
         places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         kept = self._state.get(argument)
