@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import dni_fx
+from dni_fx.errors import DniError
 from tests.equality import assert_same
 from tests.streams import SGD
 
@@ -100,7 +101,9 @@ def test_state_may_be_a_data_class(lazy, runtime):
     cut, state = made(Classy, Kept(**parts), "kept", lazy=lazy)
     mine = train(cut, state, runtime, lambda returned, _: returned.y.square().mean(), lambda r: r.kept)
     cut, state = made(Plainly, parts, "kept", lazy=lazy)
-    theirs = train(cut, state, runtime, lambda returned, _: returned["y"].square().mean(), lambda r: r["kept"])
+    theirs = train(
+        cut, state, runtime, lambda returned, _: returned["y"].square().mean(), lambda r: r["kept"]
+    )
     assert_same(mine, theirs)
 
 
@@ -112,3 +115,28 @@ def test_episodes_end_in_a_data_class():
         returned = cut.eval()(inputs(1)[0], Kept(zeros(WIDTH), zeros(dtype=torch.long) + 4), dni_reset=ends)
     assert returned.kept.seen.tolist() == [0, 5, 5]
     assert not returned.kept.h[0].any()
+
+
+def test_code_that_torch_compiles_carries_state_as_the_model_does():
+    """The compiler followed the edge back itself, and no synthetic gradient came to the state."""
+    cut, state = made()
+    compiled, _ = made()
+    theirs = train(cut, state, "plain", lambda returned, _: returned[0].square().mean(), lambda r: r[1])
+    twin = torch.compile(compiled, backend="aot_eager")
+    optimizer = SGD(dni_fx.recouple(compiled).parameters())
+    for x in inputs(10):
+        y, state = twin(x, state.detach())  # of state that hangs on a step torch warns by itself
+        optimizer.zero_grad()
+        y.square().mean().backward()
+        optimizer.step()
+    assert_same([parameter.detach() for parameter in dni_fx.recouple(compiled).parameters()], theirs)
+    assert int(dni_fx.boundaries(compiled)["carried_state"].scale.seen) == 10
+
+
+def test_episodes_are_refused_in_compiled_code_where_no_state_is_carried():
+    """The mask was dropped without a word."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    cut = dni_fx.decouple(net, torch.randn(3, 4), synthesizer="linear")
+    twin = torch.compile(cut, backend="aot_eager")
+    with pytest.raises(DniError, match="decoupled with carry="):
+        twin(torch.randn(3, 4), dni_reset=torch.zeros(3, dtype=torch.bool))
