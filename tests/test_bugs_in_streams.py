@@ -1,5 +1,6 @@
 """Bugs of state that is carried from step to step that were found once."""
 
+import copy
 from dataclasses import dataclass
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 import dni_fx
 from dni_fx.errors import DniError
+from dni_fx.runtimes.local import Local
 from tests.equality import assert_same
 from tests.streams import SGD
 
@@ -140,3 +142,89 @@ def test_episodes_are_refused_in_compiled_code_where_no_state_is_carried():
     twin = torch.compile(cut, backend="aot_eager")
     with pytest.raises(DniError, match="decoupled with carry="):
         twin(torch.randn(3, 4), dni_reset=torch.zeros(3, dtype=torch.bool))
+
+
+def guessed(cut, x, state, loss):
+    """The parameters, their gradients by a loss of the outputs, and by what is guessed for the state."""
+    twin, (dni,) = dni_fx.recouple(cut), [d for d in dni_fx.boundaries(cut).values() if d.spec.delay]
+    parameters = list(twin.parameters())
+    y, h = twin(x, state)
+    synthesis = dni.synthesize((h.detach(),), learns=False)
+    (up,) = dni.upward(synthesis, (h,), (None,), 0)
+    alone = torch.autograd.grad(loss((y, h)), parameters, retain_graph=True, materialize_grads=True)
+    return (
+        parameters,
+        alone,
+        torch.autograd.grad(h, parameters, up, allow_unused=True, materialize_grads=True),
+    )
+
+
+def stirred(**options):
+    """A cut model whose synthesizers say something, and its state."""
+    cut, state = made(**{"plan": "balanced:stages=1", **options})
+    for _ in range(3):
+        train(cut, state, "plain", lambda returned, _: returned[0].square().mean(), lambda r: r[1])
+    cut(inputs(1)[0], state)  # takes the update that waits
+    return cut, state + 0.1
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_loss_of_the_state_alone_brings_what_is_guessed_for_it(at):
+    """Other outputs brought it, and no backward pass came through them."""
+    cut, state = stirred()
+    (x,) = inputs(1)
+    parameters, alone, more = guessed(cut, x, state, lambda returned: returned[at].square().mean())
+    cut.zero_grad()
+    cut(x, state)[at].square().mean().backward()
+    assert any(each.any() for each in more)
+    for parameter, one, other in zip(parameters, alone, more, strict=True):
+        found = torch.zeros_like(one) if parameter.grad is None else parameter.grad
+        assert_same(found, one + other, 1e-12)
+
+
+def test_state_that_comes_out_can_be_taken_off_its_graph_in_place():
+    cut, state = made()
+    y, state = cut(inputs(1)[0], state)
+    y.square().mean().backward()
+    assert not state.detach_().requires_grad
+
+
+@pytest.mark.parametrize("mix", [0.5, 1.0])
+def test_what_is_guessed_for_the_state_fades_in(mix):
+    """It came whole as soon as the warm-up was over, whatever `fade` and `mix` said."""
+    cut, state = stirred()
+    (x,) = inputs(1)
+    parameters, alone, more = guessed(cut, x, state, lambda returned: returned[0].square().mean())
+    dni_fx.boundaries(cut)["carried_state"].interface = dni_fx.Interface(mix=mix, guard=0)
+    cut.zero_grad()
+    cut(x, state)[0].square().mean().backward()
+    for parameter, one, other in zip(parameters, alone, more, strict=True):
+        assert_same(parameter.grad, one + (1 - mix) * other, 1e-12)
+
+
+class Sums(Steps):
+    """The state is made in the first stage, the outputs in the second."""
+
+    def forward(self, x, state):
+        h = self.next(x, state)
+        return self.out(h * 2), h
+
+
+def test_a_stage_gets_what_is_guessed_for_its_state_where_a_later_one_is_idle(monkeypatch):
+    """The output of the later one was to bring it, and no backward pass went there, or it was refused."""
+    monkeypatch.setattr(Local, "chosen", lambda *of: {0})
+    cut, state = stirred(cls=Sums, plan="at:after=:mul")
+    (x,) = inputs(1)
+    *_, more = guessed(cut, x, state, lambda returned: returned[0].square().mean())
+    moved = []
+    for warmup in (0, 1_000_000):
+        twin = copy.deepcopy(cut)
+        dni_fx.boundaries(twin)["carried_state"].interface = dni_fx.Interface(warmup=warmup, guard=0)
+        trainer = dni_fx.Trainer(
+            twin, loss=lambda returned, _: returned[0].square().mean(), optimizer=SGD, runtime="local"
+        )
+        trainer.step(((x, state), None))
+        moved.append([parameter.detach() for parameter in dni_fx.recouple(twin).parameters()])
+    assert any(each.any() for each in more)
+    for taught, untaught, up in zip(*moved, more, strict=True):
+        torch.testing.assert_close(taught, untaught - 0.3 * up, rtol=0, atol=1e-15)
