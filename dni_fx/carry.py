@@ -81,7 +81,7 @@ class Passage:
 def end_episodes(feedback: Feedback, outputs: list[Any], reset: Tensor) -> None:
     """Put zeros in the place of the state of samples whose episode is over."""
     for at, dim in zip(feedback.writes, feedback.batch_dims, strict=True):
-        outputs[at] = torch.where(_along(reset, outputs[at], dim), 0, outputs[at])
+        outputs[at] = outputs[at].masked_fill(_along(reset, outputs[at], dim), 0)  # which keeps the type
 
 
 class _Edge:

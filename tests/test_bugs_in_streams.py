@@ -1,122 +1,17 @@
-"""Bugs of state that is carried from step to step that were found once."""
+"""Bugs of what carried state learns and teaches that were found once."""
 
 import copy
-from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import dni_fx
 from dni_fx.errors import DniError
 from dni_fx.runtimes.local import Local
+from tests.carrying import Steps, inputs, made, train
 from tests.equality import assert_same
 from tests.streams import SGD
-
-BATCH, WIDTH = 3, 6
-RUNTIMES = ["plain", "backprop", "local"]
-
-
-class Steps(nn.Module):
-    """A cell of one's own; what it returns and how its state looks is up to those below."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner, self.again, self.out = nn.Linear(4, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2)
-
-    def forward(self, x, state):
-        h = self.next(x, state)
-        return self.out(h), h
-
-    def next(self, x, h):
-        return torch.tanh(self.inner(x) + self.again(h))
-
-
-def zeros(*shape, dtype=torch.float64):
-    return torch.zeros(BATCH, *shape, dtype=dtype)
-
-
-def made(cls=Steps, state=None, path=1, lazy=False, **options):
-    """A cut model, and its state at the start."""
-    torch.manual_seed(0)
-    state = zeros(WIDTH) if state is None else state
-    options = {"plan": "at:after=again", "synthesizer": "linear", "interface": "dni:guard=0", **options}
-    example = None if lazy else (inputs(1)[0], state)
-    return dni_fx.decouple(cls().double(), example, carry={"state": path}, **options), state
-
-
-def inputs(count):
-    draw = torch.Generator().manual_seed(1)
-    return [torch.randn(BATCH, 4, generator=draw, dtype=torch.float64) for _ in range(count)]
-
-
-def train(cut, state, runtime, loss, carried, count=10):
-    """Train on some steps by a loop or a runtime; returns the parameters."""
-    if runtime == "plain":
-        optimizer = SGD(dni_fx.recouple(cut).parameters())
-        for x in inputs(count):
-            returned = cut(x, state)
-            optimizer.zero_grad()
-            loss(returned, None).backward()
-            optimizer.step()
-            state = carried(returned)
-    else:
-        trainer = dni_fx.Trainer(cut, loss=loss, optimizer=SGD, runtime=runtime)
-        for number, x in enumerate(inputs(count)):
-            trainer.step(((x,) if number else (x, state), None))
-    return [parameter.detach() for parameter in dni_fx.recouple(cut).parameters()]
-
-
-@dataclass
-class Kept:
-    """State in a class of one's own."""
-
-    h: Tensor
-    seen: Tensor
-
-
-@dataclass
-class Returned:
-    """Outputs in another one."""
-
-    y: Tensor
-    kept: Kept
-
-
-class Classy(Steps):
-    def forward(self, x, state):
-        h = self.next(x, state.h)
-        return Returned(self.out(h), Kept(h, state.seen + 1))
-
-
-class Plainly(Steps):
-    def forward(self, x, state):
-        h = self.next(x, state["h"])
-        return {"y": self.out(h), "kept": {"h": h, "seen": state["seen"] + 1}}
-
-
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("lazy", [False, True])
-def test_state_may_be_a_data_class(lazy, runtime):
-    """Calls take them, and state in one was said to hold no tensor."""
-    parts = {"h": zeros(WIDTH), "seen": zeros(dtype=torch.long)}
-    cut, state = made(Classy, Kept(**parts), "kept", lazy=lazy)
-    mine = train(cut, state, runtime, lambda returned, _: returned.y.square().mean(), lambda r: r.kept)
-    cut, state = made(Plainly, parts, "kept", lazy=lazy)
-    theirs = train(
-        cut, state, runtime, lambda returned, _: returned["y"].square().mean(), lambda r: r["kept"]
-    )
-    assert_same(mine, theirs)
-
-
-def test_episodes_end_in_a_data_class():
-    """Without gradients the outputs were searched for tensors, and not the classes that hold them."""
-    cut, _ = made(Classy, Kept(zeros(WIDTH), zeros(dtype=torch.long)), "kept")
-    ends = torch.tensor([True, False, False])
-    with torch.no_grad():
-        returned = cut.eval()(inputs(1)[0], Kept(zeros(WIDTH), zeros(dtype=torch.long) + 4), dni_reset=ends)
-    assert returned.kept.seen.tolist() == [0, 5, 5]
-    assert not returned.kept.h[0].any()
 
 
 def test_code_that_torch_compiles_carries_state_as_the_model_does():
