@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dni_fx
-from dni_fx.errors import DniError
+from dni_fx.errors import DniError, SynthesizerError
 from dni_fx.runtimes.local import Local
 from tests.carrying import Steps, inputs, made, train
 from tests.equality import assert_same
@@ -123,3 +123,11 @@ def test_a_stage_gets_what_is_guessed_for_its_state_where_a_later_one_is_idle(mo
     assert any(each.any() for each in more)
     for taught, untaught, up in zip(*moved, more, strict=True):
         torch.testing.assert_close(taught, untaught - 0.3 * up, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("synthesizer", ["critic", "local-head", "sobolev"])
+def test_what_learns_from_labels_or_the_loss_is_refused_on_the_edge_back(synthesizer):
+    """It was asked how many classes there are, which did not help, or never told the loss of a step."""
+    with pytest.raises(SynthesizerError, match=r'synthesizer={"carried_state": "linear", "\*": '):
+        made(synthesizer=synthesizer)
+    made(synthesizer={"carried_state": "linear", "*": synthesizer}, interface="dni:classes=2")
