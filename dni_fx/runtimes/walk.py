@@ -265,10 +265,13 @@ class Walk:
             dni.step()
 
     def _step_free_learners(self) -> None:
-        """Step the synthesizers that have no optimizer of their own."""
+        """Step the synthesizers that have no optimizer of their own; others may have learned earlier."""
+        updates = self.worker.updates
         for name, dni in self.dnis.items():
-            if dni.optimizer is None and (name in self.learning or dni.spec.delay):
-                self.worker.updates.step(f"dni.{name}")
+            if dni.optimizer is None:
+                carried = dni.spec.delay and self.active.issuperset(dni.spec.consumers)
+                take = updates.step if name in self.learning or carried else updates.catch_up
+                take(f"dni.{name}")
 
 
 def _samples(graph: CutGraph, values: dict[str, Any]) -> list[Tensor]:

@@ -204,3 +204,15 @@ def test_a_loss_may_hang_on_stages_alone_that_are_not_updated(stage, of):
     before = state_of(cut)
     trainer.step((x, torch.randn(4, 3)))
     assert in_stages(moved(cut, before)) == ({f"{stage}"} if stage == of else set())
+
+
+def test_what_a_synthesizer_without_an_optimizer_has_learned_does_not_wait_for_its_readers():
+    """It lay there past the step that it belonged to, where a checkpoint does not keep it."""
+    cut, (x,) = stirred_zoo("chain", plan=PLAN, interface="dni:lr=0")
+    runtime = choosing(0, 1, 2)
+    trainer = trainer_of(cut, runtime, accumulate=2)
+    for stages in ({0, 1, 2}, {0}):
+        type(runtime).of = stages
+        trainer.step((x, x))
+    learners = [dni.learner for dni in dni_fx.boundaries(cut).values()]
+    assert all(parameter.grad is None for learner in learners for parameter in learner.parameters())
