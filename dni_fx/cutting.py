@@ -89,8 +89,8 @@ class Cutting:
         self, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any, reset: Any = None
     ) -> Any:
         """Run the cut graph for this call in train mode; the synthesizers learn from the step before."""
-        call = self.opened(tree, call_of(signature_of(tree), args, kwargs))
         refuse_transforms(tree)
+        call = self.opened(tree, call_of(signature_of(tree), args, kwargs))
 
         def run(graph: CutGraph) -> Any:
             self.begin(call, context)

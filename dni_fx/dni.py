@@ -221,6 +221,8 @@ class DNI(Pupil):
             raise SynthesizerError(f"{place} learns from the loss of the batch itself: choose stale=0.")
         if self.synthesizer.needs == "context" and self.context is None:
             raise ContextError(place)
+        if self.spec.delay and self.interface.aux and self.ahead is None:
+            raise SynthesizerError(f"{place} has no auxiliary task: give decouple() an interface with aux.")
 
     def _is_audited(self, now: Step) -> bool:
         """Whether the true gradient of this step is wanted by a learner that could do without."""

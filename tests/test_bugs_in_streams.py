@@ -131,3 +131,18 @@ def test_what_learns_from_labels_or_the_loss_is_refused_on_the_edge_back(synthes
     with pytest.raises(SynthesizerError, match=r'synthesizer={"carried_state": "linear", "\*": '):
         made(synthesizer=synthesizer)
     made(synthesizer={"carried_state": "linear", "*": synthesizer}, interface="dni:classes=2")
+
+
+def test_an_auxiliary_task_that_comes_late_is_refused():
+    """It was passed over."""
+    cut, state = made()
+    dni_fx.boundaries(cut)["carried_state"].interface = dni_fx.Interface(aux=0.5)
+    with pytest.raises(SynthesizerError, match=r"carried_state .* has no auxiliary task"):
+        cut(inputs(1)[0], state)
+
+
+def test_transforms_are_refused_where_state_is_carried():
+    """State was opened before anybody looked, and the error spoke of that."""
+    cut, state = made()
+    with pytest.raises(DniError, match=r"torch\.func cannot transform"):
+        torch.func.grad(lambda x: cut(x, state)[0].sum())(inputs(1)[0])
