@@ -146,3 +146,10 @@ def test_transforms_are_refused_where_state_is_carried():
     cut, state = made()
     with pytest.raises(DniError, match=r"torch\.func cannot transform"):
         torch.func.grad(lambda x: cut(x, state)[0].sum())(inputs(1)[0])
+
+
+@pytest.mark.parametrize("synthesizer", ["zero", "delayed"])
+def test_an_auxiliary_task_without_weights_is_refused(synthesizer):
+    """The first backward pass failed on a loss that hangs on nothing."""
+    with pytest.raises(SynthesizerError, match="has no weights to learn an auxiliary task with"):
+        made(synthesizer=synthesizer, interface="dni:aux=0.5")
