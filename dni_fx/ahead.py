@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dni_fx.errors import SynthesizerError
 from dni_fx.interface import Interface
 from dni_fx.learning import Adam
 from dni_fx.synthesizers import Synthesizer
@@ -21,11 +22,19 @@ class Ahead(nn.Module):
 
     Sources:
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.2 (DNI + Aux).
+
+    Raises:
+        SynthesizerError: the synthesizer has no weights.
     """
 
     def __init__(self, spec: BoundarySpec, synthesizer: Synthesizer, interface: Interface) -> None:
         super().__init__()
         self.learner = synthesizer.build(spec)
+        if not any(True for _ in self.learner.parameters()):
+            raise SynthesizerError(
+                f"{synthesizer} at {spec.name} has no weights to learn an auxiliary task with: choose aux=0 "
+                "there, or linear."
+            )
         self.optimizer = Adam(self.learner.parameters(), interface)
         self.error = 0.0
 

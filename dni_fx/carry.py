@@ -64,6 +64,14 @@ class Passage:
                 end_episodes(each, left, self.reset)
         return left
 
+    def unsent(self, outputs: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
+        """The state of the outputs that `leave` was given, and what no backward pass has brought to it."""
+        found: list[tuple[Tensor, Tensor]] = []
+        for edge in self.edges:
+            live = [outputs[at] for at in edge.writes if _is_live(outputs[at])]
+            found += zip(live, edge.taken(), strict=False)
+        return found
+
     def close(self, active: set[int]) -> None:
         """Learn from what has arrived at the leaves that `enter` made, if all their readers are `active`."""
         for edge in self.edges:
@@ -74,7 +82,7 @@ class Passage:
 def end_episodes(feedback: Feedback, outputs: list[Any], reset: Tensor) -> None:
     """Put zeros in the place of the state of samples whose episode is over."""
     for at, dim in zip(feedback.writes, feedback.batch_dims, strict=True):
-        outputs[at] = torch.where(_along(reset, outputs[at], dim), 0, outputs[at])
+        outputs[at] = outputs[at].masked_fill(_along(reset, outputs[at], dim), 0)  # which keeps the type
 
 
 class _Edge:
@@ -90,7 +98,7 @@ class _Edge:
         self.carried: Tensor | None = None
         self.wanted: Sequence[Tensor | None] = ()
         self.leaves: list[Tensor] = []
-        self.upward: tuple[Tensor, ...] | None = None
+        self.upward: tuple[Tensor, ...] = ()
 
     def enter(self, entered: list[Tensor], as_leaves: bool) -> None:
         """Guess for the state that comes in, to be taught by what arrives there."""
@@ -108,19 +116,24 @@ class _Edge:
             entered[at] = value
 
     def leave(self, left: list[Any], reset: Tensor | None) -> None:
-        """Let every output bring what is guessed for the state that goes out."""
+        """Let every output bring what is guessed for the state that goes out.
+
+        What was made by a stage that is not updated in this step gets nothing.
+        """
         state = [left[at] for at in self.writes]
-        if not all(map(_is_live, state)):
-            return  # made by a stage that is not updated in this step
-        guess = self.dni.synthesize(self._flat([each.detach() for each in state]), learns=False)
-        up = self.dni.upward(guess, guess.gradients, (None,) * len(state), 0)
-        self._look_ahead(guess)
-        if self.dni.mix == 1 or all(each is None for each in up):
+        if not any(map(_is_live, state)):
             return
-        self.upward = self._formed(up, state, reset)
-        rest = [at for at, value in enumerate(left) if _is_live(value) and at not in self.writes]
-        for at in rest or self.writes:
-            left[at] = _Send.apply(self, left[at], *state)
+        guess = self.dni.synthesize(self._flat([each.detach() for each in state]), learns=False)
+        mix = self.dni.mix
+        up = self.dni.upward(guess, guess.gradients, (None,) * len(state), mix)
+        self._look_ahead(guess)
+        if mix == 1 or all(each is None for each in up):
+            return
+        both = zip(state, self._formed(up, state, reset), strict=True)
+        live, self.upward = zip(*[(each, formed) for each, formed in both if _is_live(each)], strict=True)
+        for at, value in enumerate(left):
+            if _is_live(value):
+                left[at] = _Send.apply(self, at in self.writes, value, *live)
 
     def arrive(self, true: Sequence[Tensor | None]) -> None:
         """Learn from the gradient of the state that came in."""
@@ -141,10 +154,10 @@ class _Edge:
             wanted = self.dni.ahead.compare(self.given, guess.gradients, self.dni.interface)
             self.wanted = [each * guess.gradient_scale for each in wanted]
 
-    def taken(self) -> tuple[Tensor | None, ...]:
-        """What goes to the new state, once."""
-        up, self.upward = self.upward, None
-        return (None,) * len(self.writes) if up is None else up
+    def taken(self) -> tuple[Tensor, ...]:
+        """What goes to the new state, once; nothing after that."""
+        up, self.upward = self.upward, ()
+        return up
 
     def _flat(self, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(batch_in_front(each, dim) for each, dim in zip(state, self.dims, strict=True))
@@ -179,21 +192,24 @@ class _Listen(torch.autograd.Function):
 
 
 class _Send(torch.autograd.Function):
-    """Identity of an output; the first one that a backward pass comes through brings along the guess."""
+    """Identity of an output; the first one that a backward pass comes through brings along the guess.
+
+    What is to be `own` is no view: users take state off its graph in place.
+    """
 
     @staticmethod
-    def forward(edge: _Edge, output: Tensor, *state: Tensor) -> Tensor:
-        return output.view_as(output)
+    def forward(edge: _Edge, own: bool, output: Tensor, *state: Tensor) -> Tensor:
+        return output.clone() if own else output.view_as(output)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.edge = inputs[0]
+        ctx.edge, ctx.count = inputs[0], len(inputs) - 3
         ctx.set_materialize_grads(False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, up: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, up, *ctx.edge.taken()
+        return None, None, up, *(ctx.edge.taken() or (None,) * ctx.count)
 
 
 def _carried(state: Sequence[Tensor]) -> Tensor | None:

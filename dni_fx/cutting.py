@@ -19,6 +19,7 @@ from dni_fx.cut_graph import CutGraph, Marked, misfits, specs_of
 from dni_fx.dni import DNI
 from dni_fx.errors import CaptureError, DniError, PlanError
 from dni_fx.feedback import Carry
+from dni_fx.fields import with_fields
 from dni_fx.hooks import hooks_passed_by
 from dni_fx.interfaces import Interfaces
 from dni_fx.program import Capture, Key, Program, key_of, modules_of, signature_of
@@ -89,8 +90,8 @@ class Cutting:
         self, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any, reset: Any = None
     ) -> Any:
         """Run the cut graph for this call in train mode; the synthesizers learn from the step before."""
-        call = self.opened(tree, call_of(signature_of(tree), args, kwargs))
         refuse_transforms(tree)
+        call = self.opened(tree, call_of(signature_of(tree), args, kwargs))
 
         def run(graph: CutGraph) -> Any:
             self.begin(call, context)
@@ -130,7 +131,7 @@ class Cutting:
         """The outputs of a call, with zeros for the state of samples whose episode is over."""
         self.carry.check(reset)
         signature = signature_of(tree)
-        flat, spec = pytree.tree_flatten(outputs)
+        flat, spec = pytree.tree_flatten(with_fields(outputs))
         for edge in self.carry.edges(signature, call_of(signature, args, kwargs), spec):
             end_episodes(edge, flat, reset)
         return pytree.tree_unflatten(flat, spec)

@@ -75,10 +75,10 @@ class Decoupled(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             outputs = run_original(self, args, kwargs)
             return outputs if dni_reset is None else self._dni.ended(self, args, kwargs, outputs, dni_reset)
-        if torch.compiler.is_dynamo_compiling() and not self._dni.carry:
+        if torch.compiler.is_dynamo_compiling():
             from dni_fx.traced import run_traced  # brings in the compiler, which takes long to import
 
-            return run_traced(self._dni, self, args, kwargs, dni_context)
+            return run_traced(self._dni, self, args, kwargs, dni_context, dni_reset)
         return self._dni.forward(self, args, kwargs, dni_context, dni_reset)
 
 

@@ -39,6 +39,7 @@ class DNI(Pupil):
     def __init__(
         self, spec: BoundarySpec, synthesizer: Synthesizer, interface: Interface, step: Step
     ) -> None:
+        _refuse_delay(spec, synthesizer)
         super().__init__(spec, synthesizer, interface)
         self.ahead = Ahead(spec, synthesizer, interface) if spec.delay and interface.aux else None
         self.__dict__["now"] = step  # shared by all DNIs of a model
@@ -229,16 +230,14 @@ class DNI(Pupil):
         if self.synthesizer.needs == "loss" and self.interface.stale:
             raise SynthesizerError(f"{place} learns from the loss of the batch itself: choose stale=0.")
         is_told = self.context is not None
-        if (
-            self.synthesizer.needs == "context"
-            and not is_told
-            and (self.spec.delay or now.context is not None)
-        ):
+        if self.synthesizer.needs == "context" and not is_told and now.context is not None:
             raise SynthesizerError(
                 f"{place} guesses from labels, and of steps to come there are none: choose linear."
             )
         if self.synthesizer.needs == "context" and not is_told:
             raise ContextError(place)
+        if self.spec.delay and self.interface.aux and self.ahead is None:
+            raise SynthesizerError(f"{place} has no auxiliary task: give decouple() an interface with aux.")
 
     def _is_audited(self, now: Step) -> bool:
         """Whether the true gradient of this step is wanted by a learner that could do without."""
@@ -281,6 +280,16 @@ class _Substitute(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *true: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, None, None, *ctx.dni.answer(ctx.synthesis, ctx.like, true, ctx.mix)
+
+
+def _refuse_delay(spec: BoundarySpec, synthesizer: Synthesizer) -> None:
+    """Do nothing if a synthesizer can guess what steps to come will say, of which only the state is known."""
+    if spec.delay and synthesizer.needs:
+        what = "labels" if synthesizer.needs == "context" else "the loss"
+        raise SynthesizerError(
+            f"cannot build {synthesizer} at {spec.name}: it learns from {what}, and of steps to come nothing "
+            f'is known. Choose another: synthesizer={{"{spec.name}": "linear", "*": "{synthesizer}"}}.'
+        )
 
 
 def _bounded(guess: Tensor, clip: float, unit: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from dni_fx.calls import Call, Form
-from dni_fx.errors import DniError, PlanError
+from dni_fx.errors import CaptureError, DniError, PlanError
+from dni_fx.fields import with_fields
 from passes import BoundarySpec, ValueSpec
 from passes.anchors import Anchor
 from passes.values import value_of
@@ -64,6 +66,19 @@ class Carry:
                 "dni_reset is a tensor (batch,) that marks the samples whose episode ends with this step, "
                 "for a model that was decoupled with carry=."
             )
+
+    @contextmanager
+    def explained(self) -> Generator[None]:
+        """Inside, who is told that the model writes to its state is told what to do."""
+        try:
+            yield
+        except CaptureError as error:
+            if not (self.paths and "leaf Variable that requires grad" in str(error)):
+                raise
+            raise CaptureError(
+                f"{error} Nothing can be written to carried state where it comes in: let the model copy it "
+                f"first ({next(iter(self.paths))}.clone())."
+            ) from error
 
     def places(self, signature: inspect.Signature, call: Call) -> dict[str, tuple[int, ...]]:
         """Which of the tensors of a call are the state, by the argument that holds them.
@@ -149,7 +164,8 @@ def reads_of(signature: inspect.Signature, form: Form, argument: str) -> tuple[i
     """
     args, kwargs = form.rebuild([_Place(at) for at in range(len(form.names))])
     passed = signature.bind(*args, **kwargs).arguments
-    found = [leaf.at for leaf in pytree.tree_leaves(passed.get(argument)) if isinstance(leaf, _Place)]
+    held = pytree.tree_leaves(with_fields(passed.get(argument)))
+    found = [leaf.at for leaf in held if isinstance(leaf, _Place)]
     if not found:
         raise PlanError(
             f"state is to be carried to the argument {argument!r}, and this call passes no tensor in it; it "
@@ -159,11 +175,13 @@ def reads_of(signature: inspect.Signature, form: Form, argument: str) -> tuple[i
 
 
 def writes_of(out_spec: pytree.TreeSpec, path: str) -> tuple[int, ...]:
-    """Which of the flat outputs lie at a path, such as `1`, `state` or `1.0`.
+    """Which of the flat outputs lie at a path, such as `1`, `state` or `1.0`; a lone tensor is at `0`.
 
     Raises:
         PlanError: there is nothing.
     """
+    if out_spec.is_leaf() and path == "0":
+        return (0,)
     whole: Any = pytree.tree_unflatten(list(range(out_spec.num_leaves)), out_spec)
     found = whole
     for step in path.split("."):
@@ -172,9 +190,10 @@ def writes_of(out_spec: pytree.TreeSpec, path: str) -> tuple[int, ...]:
         except (KeyError, IndexError, AttributeError, TypeError):
             raise PlanError(
                 f"state is to be carried from the output {path!r}, and the model returns {_shape(whole)}. "
-                "Name the place of the state in it: 1 for the second of a tuple, a key, or a path like 1.0."
+                "Name the place of the state in it: 1 for the second of a tuple, a key, or a path like "
+                "1.0; 0 for a tensor that is all there is."
             ) from None
-    return tuple(pytree.tree_leaves(found))
+    return tuple(pytree.tree_leaves(with_fields(found)))
 
 
 def name_of(argument: str) -> str:
@@ -213,9 +232,11 @@ def _stages(nodes: Iterable[fx.Node]) -> list[int]:
     return [node.meta["stage"] for node in nodes if "stage" in node.meta]
 
 
-@dataclass(frozen=True)
 class _Place:
-    at: int
+    """Stands for a tensor; no data class, which would be looked into as state that is one is."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
 
 
 def _entered(found: Any, step: str) -> Any:
@@ -241,7 +262,8 @@ def _batch_dim(leaf: Tensor, batch: int, argument: str) -> int:
         several = "several dimensions are" if found else "no dimension is"
         raise PlanError(
             f"cannot tell which dimension of {argument!r}, {tuple(leaf.shape)}, is the batch: {several} of "
-            f"its size, {batch}. Give an example whose batch has a size of its own."
+            f"its size, {batch}, which is the first one of the first input. Give an example whose batch has "
+            "a size of its own, to a model that has time second (batch_first=True)."
         )
     return found[0]
 

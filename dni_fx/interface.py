@@ -35,6 +35,7 @@ class Interface(Named):
     labels of that batch, which are kept, so that nobody need have the gradient of a batch until k more are
     through. What is kept is in the state dict.
 
+    No true gradient comes for state that is carried to the next step: its part of the mix is missing.
     With `aux` above 0, carried state has an auxiliary task: to tell from the state that a step is given what
     will be guessed for the one it returns. How far that is off is a loss of the model, with this weight.
 

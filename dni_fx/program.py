@@ -163,7 +163,7 @@ class Program:
             CaptureError: no front-end can capture the model, or its graph cannot run on the example.
         """
         capture = self.capture(tree, call, ways)
-        with kept_random_state():
+        with kept_random_state(), self.carry.explained():
             _annotate(capture, self.fresh(tree), call)
         self.carry.note(signature_of(tree), call, capture.graph, capture.out_spec)
         return capture

@@ -24,8 +24,8 @@ from dni_fx.program import key_of, modules_of, signature_of
 
 _NO_GRAPH = (
     "the cut model has no graph for a call like this one in its present state, or none without branches on "
-    "data. Run one such batch before torch.compile, or leave fullgraph=True out: what cannot be compiled is "
-    "then run as it is"
+    "data and carried state. Run one such batch before torch.compile, or leave fullgraph=True out: "
+    "what cannot be compiled is then run as it is"
 )
 
 
@@ -43,12 +43,14 @@ class Fitting:
 
 
 def run_traced(
-    cutting: Cutting, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any
+    cutting: Cutting, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any, reset: Any
 ) -> Any:
     """Like `Cutting.forward`, in code that is being compiled: the whole graph, nothing released early.
 
-    Where there is no graph for this call, or the call is refused, this step is not compiled.
+    Where there is no graph for this call, it is refused, or state is carried, this step is not compiled.
     """
+    if cutting.carry or reset is not None:
+        return _run_now(cutting, tree, args, kwargs, context, reset)
     flat, spec = pytree.tree_flatten((args, kwargs))
     places = pytree.tree_unflatten(list(range(len(flat))), spec)
     _guarded(cutting, tree)
@@ -64,13 +66,13 @@ def run_traced(
             batches = [leaf.shape[0] for leaf in leaves if leaf.dim()]
             begin(cutting.step.clock, batches[0] if batches else 1, context, cutting.number)
             return pytree.tree_unflatten(graph.marked.whole(tree, *leaves), graph.capture.out_spec)
-    return _run_now(cutting, tree, args, kwargs, context)
+    return _run_now(cutting, tree, args, kwargs, context, reset)
 
 
 def _run(
-    cutting: Cutting, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any
+    cutting: Cutting, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any, reset: Any
 ) -> Any:
-    return cutting.forward(tree, args, kwargs, context)
+    return cutting.forward(tree, args, kwargs, context, reset)
 
 
 _run_now: Callable[..., Any] = torch.compiler.disable(_run, reason=_NO_GRAPH)

@@ -198,9 +198,9 @@ def test_without_a_graph_fullgraph_says_what_to_do():
     with pytest.raises(torch._dynamo.exc.Unsupported) as caught:
         compiled(dni_fx.decouple(model, plan="balanced:stages=2"))(*inputs)
     assert (
-        "(reason: the cut model has no graph for a call like this one in its present state, or none without "
-        "branches on data. Run one such batch before torch.compile, or leave fullgraph=True out: what cannot "
-        "be compiled is then run as it is)"
+        "(reason: the cut model has no graph for a call like this one in its present state, or none "
+        "without branches on data and carried state. Run one such batch before torch.compile, or leave "
+        "fullgraph=True out: what cannot be compiled is then run as it is)"
     ) in str(caught.value)
 
 

@@ -110,13 +110,13 @@ class Walk:
             self.aside.join()
         finally:
             self.aside.drop()
-        result = self.passage.leave(self.graph.road.result(self.values))
-        outputs = pytree.tree_unflatten(result, self.graph.capture.out_spec)
+        result = self.graph.road.result(self.values)
+        outputs = pytree.tree_unflatten(self.passage.leave(result), self.graph.capture.out_spec)
         with self.worker.updates.autocast():
             loss = self.worker.recipe.loss_of(outputs, target)
         for dni in self.dnis.values():
             dni.hear(loss)
-        self._end(loss)
+        self._end(loss, result)
         self.passage.close(self.active)
         for dni in self.dnis.values():
             dni.step()  # those that had to hear the loss first
@@ -136,7 +136,7 @@ class Walk:
             for name in itertools.chain.from_iterable(segment.drops):
                 self.values.pop(name, None)
 
-    def _end(self, loss: Tensor) -> None:
+    def _end(self, loss: Tensor, result: Sequence[Any]) -> None:
         """Run backward from the loss through the segments that waited for it."""
         if not self.held:
             return
@@ -144,8 +144,12 @@ class Walk:
         upward = [up for held in self.held for up in held.upward]
         if loss.requires_grad or not self.spared:
             self.worker.updates.backward([loss, *sent], [None, *upward])
-        elif sent:
-            torch.autograd.backward(sent, upward)
+        else:
+            for value, up in self.passage.unsent(result):
+                sent.append(value)
+                upward.append(up)
+            if sent:
+                torch.autograd.backward(sent, upward)
         for held in self.held:
             self._finish(held)
 
@@ -179,6 +183,7 @@ class Walk:
         """Run a segment forward only; its synthesizers guess where they are to learn from the guess."""
         values, leaving = self.values | self._told(segment), Leaving(keeps=self.predicts)
         guesses: dict[str, Synthesis] = {}
+        self.spared = True  # the loss may hang on stages that are not updated alone
         with self.worker.updates.autocast():
             with torch.no_grad():
                 segment.run(values, self.dnis, leaving)
@@ -261,10 +266,13 @@ class Walk:
             dni.step()
 
     def _step_free_learners(self) -> None:
-        """Step the synthesizers that have no optimizer of their own."""
+        """Step the synthesizers that have no optimizer of their own; others may have learned earlier."""
+        updates = self.worker.updates
         for name, dni in self.dnis.items():
-            if dni.optimizer is None and (name in self.learning or dni.spec.delay):
-                self.worker.updates.step(f"dni.{name}")
+            if dni.optimizer is None:
+                carried = dni.spec.delay and self.active.issuperset(dni.spec.consumers)
+                take = updates.step if name in self.learning or carried else updates.catch_up
+                take(f"dni.{name}")
 
 
 def _samples(graph: CutGraph, values: dict[str, Any]) -> list[Tensor]:

@@ -11,6 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from dni_fx.carry import RESET
 from dni_fx.errors import StageError
 from dni_fx.program import signature_of
 
@@ -57,16 +58,21 @@ class Batch:
         try:
             yield
         except TypeError as error:
-            signature = signature_of(model)
+            signature, named = signature_of(model), self.named
             try:
-                signature.bind(*self.args, **self.kwargs)
+                signature.bind(*self.args, **named)
             except TypeError as misfit:
-                given = [f"{len(self.args)} by position"] * bool(self.args) + [*map(str, self.kwargs)]
+                given = [f"{len(self.args)} by position"] * bool(self.args) + [*map(str, named)]
                 raise StageError(
                     f"the inputs of the batch do not fit {type(model).__name__}: {misfit}. The batch has "
                     f"{', '.join(given) or 'none'}; the model takes {', '.join(signature.parameters)}."
                 ) from error
             raise
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The keyword inputs that are the model's own."""
+        return {name: value for name, value in self.kwargs.items() if name != RESET}
 
     @property
     def size(self) -> int:

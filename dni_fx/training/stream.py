@@ -9,11 +9,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from dni_fx.carry import RESET
 from dni_fx.cutting import Cutting
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import StageError
 from dni_fx.feedback import writes_of
+from dni_fx.fields import with_fields
 from dni_fx.program import signature_of
 from dni_fx.training.batches import Batch
 
@@ -37,9 +37,11 @@ class Stream:
         """The batch with the state that it begins with; one that brings a state of its own keeps it.
 
         Raises:
-            StageError: its samples are not as many as those before, or the model was cut without an example.
+            StageError: its samples are not as many as those before, its inputs do not fit, or the model was
+                cut without an example.
         """
-        missing = [argument for argument in self._paths if not self._brings(batch, argument)]
+        with batch.explained(self._model):
+            missing = [argument for argument in self._paths if not self._brings(batch, argument)]
         if not missing:
             return batch
         example = self._cutting.program.example
@@ -52,7 +54,7 @@ class Stream:
 
     def take(self, outputs: Any) -> None:
         """Keep the state that a batch has left."""
-        flat, spec = pytree.tree_flatten(outputs) if self._paths else ([], None)
+        flat, spec = pytree.tree_flatten(with_fields(outputs)) if self._paths else ([], None)
         for argument, path in self._paths.items():
             assert spec is not None
             self._state[argument] = [flat[at].detach() for at in writes_of(spec, path)]
@@ -71,13 +73,11 @@ class Stream:
         return cutting_of(self._model)
 
     def _brings(self, batch: Batch, argument: str) -> bool:
-        signature = signature_of(self._model)
-        passed = {name: value for name, value in batch.kwargs.items() if name != RESET}
-        return argument in signature.bind_partial(*batch.args, **passed).arguments
+        return argument in signature_of(self._model).bind_partial(*batch.args, **batch.named).arguments
 
     def _filled(self, argument: str, example: Any, size: int) -> Any:
         """The state in the form of the example's."""
-        leaves, spec = pytree.tree_flatten(example)
+        leaves, spec = pytree.tree_flatten(with_fields(example))
         dims = self._cutting.carry.batch_dims(argument, leaves, size)
         places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         kept = self._state.get(argument)

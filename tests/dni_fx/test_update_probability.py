@@ -177,3 +177,42 @@ def test_a_scaled_loss_survives_a_step_in_which_nobody_is_updated():
 def test_a_probability_that_is_none_is_refused(p):
     with pytest.raises(SpecError, match="update_probability is above 0 and at most 1, not"):
         Local(update_probability=p)
+
+
+class Branched(nn.Module):
+    """An output in the first stage, and one in the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(2))
+
+    def forward(self, x):
+        h = torch.tanh(self.layers[0](x))
+        return h, self.layers[1](h)
+
+
+@pytest.mark.parametrize("of", [0, 1])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_loss_may_hang_on_stages_alone_that_are_not_updated(stage, of):
+    """It was said to hang on nothing where another stage of the step made an output as well."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 3)
+    cut = dni_fx.decouple(Branched(), x, plan="at:after=:tanh", synthesizer="linear")
+    trainer = dni_fx.Trainer(
+        cut, loss=lambda outputs, y: F.mse_loss(outputs[of], y), optimizer=SGD, runtime=choosing(stage)
+    )
+    before = state_of(cut)
+    trainer.step((x, torch.randn(4, 3)))
+    assert in_stages(moved(cut, before)) == ({f"{stage}"} if stage == of else set())
+
+
+def test_what_a_synthesizer_without_an_optimizer_has_learned_does_not_wait_for_its_readers():
+    """It lay there past the step that it belonged to, where a checkpoint does not keep it."""
+    cut, (x,) = stirred_zoo("chain", plan=PLAN, interface="dni:lr=0")
+    runtime = choosing(0, 1, 2)
+    trainer = trainer_of(cut, runtime, accumulate=2)
+    for stages in ({0, 1, 2}, {0}):
+        type(runtime).of = stages
+        trainer.step((x, x))
+    learners = [dni.learner for dni in dni_fx.boundaries(cut).values()]
+    assert all(parameter.grad is None for learner in learners for parameter in learner.parameters())
