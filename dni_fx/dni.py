@@ -14,7 +14,6 @@ https://arxiv.org/abs/1608.05343. This file and `release.py` are the two that be
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from typing_extensions import override
 from dni_fx.ahead import Ahead
 from dni_fx.compiled import interfaced, number_of
 from dni_fx.errors import ContextError, SynthesizerError
+from dni_fx.gradients import bounded
 from dni_fx.interface import Interface
 from dni_fx.pupil import Pupil
 from dni_fx.step import Step, Synthesis, wide
@@ -198,7 +198,7 @@ class DNI(Pupil):
         for guess, value, exact, unit, factor in parts:
             guess = guess.detach().to(wide(guess))  # a mean loss makes gradients too small for half precision
             own = unit / synthesis.batch if synthesis.natural else torch.ones_like(unit)
-            guess = _bounded(guess, self.interface.clip, own)
+            guess = bounded(guess, self.interface.clip, own)
             if not synthesis.natural:  # a number and a tensor of float32 would be multiplied in float32
                 guess = guess * (unit * (factor / synthesis.batch)).to(guess.dtype)
             elif factor != 1:  # else no second tensor of this size is there while the stage runs backward
@@ -290,18 +290,3 @@ def _refuse_delay(spec: BoundarySpec, synthesizer: Synthesizer) -> None:
             f"cannot build {synthesizer} at {spec.name}: it learns from {what}, and of steps to come nothing "
             f'is known. Choose another: synthesizer={{"{spec.name}": "linear", "*": "{synthesizer}"}}.'
         )
-
-
-def _bounded(guess: Tensor, clip: float, unit: Tensor) -> Tensor:
-    """The guess, shortened to a root mean square of `clip` units if it is longer, or zeros if not finite.
-
-    Where the unit is 0, because no true gradient has arrived yet, nothing is too long.
-    """
-    length = torch.linalg.vector_norm(guess)
-    most = clip * math.sqrt(guess.numel()) * unit.to(length)
-    if guess.device.type != "cpu":  # asks nothing of the device
-        most = torch.where(most > 0, most / length, torch.inf).clamp(max=1)
-        return torch.where(length.isfinite(), guess * most, 0)
-    if not math.isfinite(now := float(length)):
-        return torch.zeros_like(guess)
-    return guess * (most / length) if 0 < float(most) < now else guess

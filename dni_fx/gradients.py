@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,3 +62,18 @@ def _is_reentrant(outputs: Sequence[Tensor]) -> bool:
         seen.add(function)
         waiting += [following for following, _ in function.next_functions]
     return False
+
+
+def bounded(guess: Tensor, clip: float, unit: Tensor) -> Tensor:
+    """The guess, shortened to a root mean square of `clip` units if it is longer, or zeros if not finite.
+
+    Where the unit is 0, because no true gradient has arrived yet, nothing is too long.
+    """
+    length = torch.linalg.vector_norm(guess)
+    most = clip * math.sqrt(guess.numel()) * unit.to(length)
+    if guess.device.type != "cpu":  # asks nothing of the device
+        most = torch.where(most > 0, most / length, torch.inf).clamp(max=1)
+        return torch.where(length.isfinite(), guess * most, 0)
+    if not math.isfinite(now := float(length)):
+        return torch.zeros_like(guess)
+    return guess * (most / length) if 0 < float(most) < now else guess
