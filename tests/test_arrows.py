@@ -42,6 +42,7 @@ DOCUMENTED = [
     "DniError",
     "GraphError",
     "Interface",
+    "Link",
     "Plan",
     "Program",
     "Trainer",

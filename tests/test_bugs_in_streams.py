@@ -27,7 +27,8 @@ def test_code_that_torch_compiles_carries_state_as_the_model_does():
         y.square().mean().backward()
         optimizer.step()
     assert_same([parameter.detach() for parameter in dni_fx.recouple(compiled).parameters()], theirs)
-    assert int(dni_fx.boundaries(compiled)["carried_state"].scale.seen) == 10
+    seen = int(dni_fx.boundaries(compiled)["carried_state"].scale.seen)
+    assert seen == 9  # of the zeros that it began with there is nothing to learn
 
 
 def test_episodes_are_refused_in_compiled_code_where_no_state_is_carried():
@@ -56,7 +57,7 @@ def guessed(cut, x, state, loss):
 
 def stirred(**options):
     """A cut model whose synthesizers say something, and its state."""
-    cut, state = made(**{"plan": "balanced:stages=1", **options})
+    cut, state = made(**{"plan": "balanced:stages=1", "interface": "dni:guard=0,trust=0", **options})
     for _ in range(3):
         train(cut, state, "plain", lambda returned, _: returned[0].square().mean(), lambda r: r[1])
     cut(inputs(1)[0], state)  # takes the update that waits

@@ -38,11 +38,6 @@ EXACT = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_compiled_before():
-    torch._dynamo.reset()
-
-
 def compiled(model, backend="aot_eager"):
     return torch.compile(model, backend=backend, fullgraph=True)
 

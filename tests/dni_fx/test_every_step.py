@@ -38,7 +38,6 @@ def loops(cut, how):
 @pytest.mark.parametrize("how", ["drop-in", "local", "compiled"])
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_it_learns_in_every_nth_step_boundaries_in_turn(how, every):
-    torch._dynamo.reset()
     cut, (x,) = stirred_zoo("chain", plan=PLAN, interface=f"dni:every={every}")
     step, found = loops(cut, how), {name: [] for name in dni_fx.boundaries(cut)}
     for _ in range(7):

@@ -79,7 +79,6 @@ def by_hand(cut, dni, batches, stale):
 @pytest.mark.parametrize("how", ["drop-in", "local", "compiled"])
 @pytest.mark.parametrize("stale", [0, 1, 2, 9])
 def test_it_is_the_algorithm_written_out(how, stale):
-    torch._dynamo.reset()
     cut, dni, batches = task(f"dni:clip=0,stale={stale}")
     dni.double()  # its running mean square too, so that nothing is rounded to float32
     wanted = by_hand(cut, dni, batches, stale)
