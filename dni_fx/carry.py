@@ -104,9 +104,10 @@ class _Edge:
         """Guess for the state that comes in, to be taught by what arrives there."""
         state = [entered[at].detach() for at in self.reads]
         self.given = self._flat(state)
-        self.carried = _carried(self.given)
-        if self.dni.wants_truth and (self.carried is None or self.carried.numel()):
-            self.synthesis = self.dni.synthesize(tuple(self._lesson(each) for each in self.given))
+        if self.dni.wants_truth:
+            self.carried = _carried(self.given)
+            if self.carried is None or self.carried.numel():
+                self.synthesis = self.dni.synthesize(tuple(self._lesson(each) for each in self.given))
         if as_leaves:
             self.leaves = [each.requires_grad_() for each in state]
             given: Sequence[Tensor] = self.leaves

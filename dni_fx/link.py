@@ -39,6 +39,7 @@ class Link(nn.Module):
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.3 (networks at different rates).
 
     Raises:
+        StageError: the rate is below 1.
         SynthesizerError: the synthesizer cannot guess for such a message.
         UnknownNameError, SpecError: a text form names nothing, or cannot be read.
     """

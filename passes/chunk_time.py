@@ -27,7 +27,7 @@ from passes.dataflow import dataflow
 from passes.layers import layer_of, state_of
 from passes.loops import Loop, State, loops, misstated, states
 from passes.recurrences import layers, refusals
-from passes.values import Value, value_of
+from passes.values import Value, unannotated, value_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -57,9 +57,8 @@ class ChunkTime(Pass):
         if self.every < 1:
             yield f"every is {self.every}, and a chunk has 1 step or more"
             return
-        blank = [n.name for n in gm.graph.nodes if "value" not in n.meta and n.op != "output"]
-        if blank:
-            yield f"shapes are not known of {', '.join(blank[:5])}; annotate the graph first"
+        if blank := unannotated(gm.graph):
+            yield blank
             return
         if already := [spec.name for _, spec in moments(gm) if self._means(Anchor(spec.group))]:
             yield f"time is cut already: {', '.join(dict.fromkeys(already))}"

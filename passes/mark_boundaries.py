@@ -15,7 +15,7 @@ from passes.boundary import Boundary, boundaries, put_marker
 from passes.crossings import crossings
 from passes.dataflow import dataflow
 from passes.plan import Plan
-from passes.values import value_of
+from passes.values import unannotated, value_of
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,8 @@ class MarkBoundaries(Pass):
         if already := [spec.name for _, spec in boundaries(gm)]:
             yield f"the graph is marked already: {', '.join(already)}"
             return
-        blank = [n.name for n in gm.graph.nodes if "value" not in n.meta and n.op != "output"]
-        if blank:
-            yield f"shapes are not known of {', '.join(blank[:5])}; annotate the graph first"
+        if blank := unannotated(gm.graph):
+            yield blank
             return
         stages = self.plan.assign(gm.graph)
         yield from self.plan.backward_edges(stages)

@@ -53,3 +53,9 @@ _UNKNOWN = Value()
 def value_of(node: fx.Node) -> Value:
     """What `annotate` found out about a node; an empty `Value` where it has not been."""
     return node.meta.get("value", _UNKNOWN)
+
+
+def unannotated(graph: fx.Graph) -> str:
+    """What is wrong with a graph that `annotate` has not been over; empty if nothing is."""
+    blank = [node.name for node in graph.nodes if "value" not in node.meta and node.op != "output"]
+    return f"shapes are not known of {', '.join(blank[:5])}; annotate the graph first" if blank else ""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,3 +93,8 @@ def _read(found: dict) -> Run:
     points = tuple(Point(**point) for point in found.pop("points"))
     boundaries = {name: Diagnosis(**guesses) for name, guesses in found.pop("boundaries").items()}
     return Run(**found | {"points": points, "boundaries": boundaries, "warnings": tuple(found["warnings"])})
+
+
+def said(of: Any) -> str:
+    """All that the fields of a data class say, as text."""
+    return " ".join(f"{name}={value}" for name, value in asdict(of).items())

@@ -17,7 +17,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from rich.table import Table
 from torch import nn
 
 from dni_fx.plot import check_plot
+from tests.benchmarks.learning.records import said
 from tests.benchmarks.learning.report import spread
 from tests.benchmarks.learning.runs import loss_of
 from tests.benchmarks.recurrent.characters import Rows, rows_of
@@ -60,7 +61,7 @@ class Setting:
     @property
     def key(self) -> str:
         """All that it says, as text."""
-        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
+        return said(self)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from dni_fx.plot import check_plot
+from tests.benchmarks.learning.records import said
 from tests.benchmarks.learning.report import spread
 from tests.benchmarks.recurrent.nets import Recurrent
 from tests.benchmarks.recurrent.pictures import draw_lengths
@@ -63,7 +64,7 @@ class Setting:
     @property
     def key(self) -> str:
         """All that it says, as text."""
-        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
+        return said(self)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tests.benchmarks.learning.data import Batch, Data, Images, Text, images
 from tests.benchmarks.learning.nets import fcn, gpt, resnet
+from tests.benchmarks.learning.records import said
 
 CHARACTERS = 65
 """Up to so many classes are characters of the text; more are words, signs and gaps."""
@@ -45,7 +46,7 @@ class Setting:
     @property
     def key(self) -> str:
         """All that it says, as text."""
-        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
+        return said(self)
 
     def load(self) -> Data:
         """What is learned."""
