@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dni_fx.errors import FileError
@@ -32,6 +34,17 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         FileError: the path cannot be written.
     """
+    with placed(path) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def placed(path: Path) -> Generator[Path]:
+    """Inside, a file is written beside its place, and put there when it is whole.
+
+    Raises:
+        FileError: the path cannot be written.
+    """
     _refuse_other_kinds(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -39,9 +52,11 @@ def write_whole(path: Path, data: bytes) -> None:
             if not _is_alive(other.suffixes[-2]):  # left by a process that was killed
                 other.unlink(missing_ok=True)
         try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
+            part.touch()
+            mode = stat.S_IMODE(part.stat().st_mode)
+            yield part
+            part.chmod(mode)  # libraries that write files take away the rights of others
+            with part.open("rb+") as file:
                 os.fsync(file.fileno())
             part.replace(path)
         finally:

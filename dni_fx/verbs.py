@@ -36,7 +36,7 @@ from dni_fx.interface import Interface
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.policies import POLICIES, Policy
 from dni_fx.program import FrontEnd, Program
-from dni_fx.saving import inference_program, open_cut
+from dni_fx.saving import Opened, inference_program, open_cut
 from dni_fx.saving import save as write_cut
 from dni_fx.sheet import described
 from dni_fx.sources import program_of, without_numbers
@@ -214,6 +214,11 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Deco
     found = open_cut(path, trusted)
     if isinstance(found, Program):
         raise FileError(f"{path} holds a plain program and no cuts: dni_fx.load_program() reads it.")
+    return rebuilt(found)
+
+
+def rebuilt(found: Opened) -> Decoupled:
+    """The cut model that was read from a file."""
     how = (found.plan, found.synthesizers, found.interfaces, found.context, found.classes)
     cut = attach(detach(found.program.tree), cutting_for(found.program, *how))
     assert found.program.example is not None
