@@ -53,7 +53,7 @@ def placed(path: Path) -> Generator[Path]:
                 other.unlink(missing_ok=True)
         try:
             part.touch()
-            mode = stat.S_IMODE(part.stat().st_mode)
+            mode = stat.S_IMODE((path if path.exists() else part).stat().st_mode)
             yield part
             part.chmod(mode)  # libraries that write files take away the rights of others
             with part.open("rb+") as file:

@@ -69,7 +69,7 @@ def export_plain(tree: nn.Module, capture: Capture, call: Call) -> ExportedProgr
 def _shapes_by_name(
     signature: inspect.Signature, call: Call, sizes: Sequence[dict[int, Any] | None]
 ) -> dict[str, Any]:
-    """The open sizes in the form of the arguments, by their names; nothing is open where there is no tensor."""
+    """The open sizes in the form of the arguments, by their names; nothing is open without a tensor."""
     form = call.form
     names, rest = dict(form.constants), iter(sizes)
     count = len(names) + len(form.names)

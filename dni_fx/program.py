@@ -6,7 +6,7 @@ import abc
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -72,7 +72,12 @@ class Capture:
 
 @dataclass(frozen=True)
 class FrontEnd(Named):
-    """How to turn a model into a graph."""
+    """How to turn a model into a graph.
+
+    With `holds_all` the model is nothing but its graphs: to call it is to run one, and no other code.
+    """
+
+    holds_all: ClassVar[bool] = False
 
     @abc.abstractmethod
     def capture(self, model: nn.Module, call: Call) -> Capture:

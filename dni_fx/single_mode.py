@@ -31,8 +31,8 @@ def refuse_eval_graph(program: Program, remedy: str) -> None:
     if mode_of(program) == "eval":
         raise CaptureError(
             "this file was exported in eval mode, and that is part of its graph: dropout is left out of it, "
-            "and batch norm normalizes by the statistics that it had then and never learns others. Export the "
-            "model again after model.train(), or name the code of the model. To train this graph as it is, "
+            "and batch norm normalizes by the statistics that it had then and never learns others. Export "
+            "the model again after model.train(), or name its code. To train this graph as it is, "
             f"{remedy}."
         )
 

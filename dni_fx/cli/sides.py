@@ -27,7 +27,8 @@ class Side:
     """What a file holds; None for what it does not.
 
     `nodes` names the operation that makes each value, by the value's place in the model; `boundaries`
-    tells what crosses each of them, and what fills it. `state` is the model's own, and `synthesizers` what was added.
+    tells what crosses each of them, and what fills it. `state` is the model's own, and
+    `synthesizers` what was added.
     """
 
     nodes: Mapping[str, str] | None = None

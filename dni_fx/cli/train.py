@@ -36,6 +36,12 @@ from dni_fx.training.batches import Metric
 from dni_fx.training.evaluation import evaluate
 from dni_fx.training.reports import Epoch, Training
 
+_MODES = {
+    "train": "was exported in train mode",
+    "eval": "was exported in eval mode, and is trained as it is",
+    "any": "has nothing in it that depends on the mode",
+}
+
 
 @dataclass(frozen=True)
 class _Report:
@@ -50,7 +56,7 @@ def run(request: Train) -> None:
     mode = mode_of(opened.model) if isinstance(opened.model, Program) else ""
     refuse_untrainable(opened, request.allow_eval_graph)
     if mode and not request.as_json:
-        typer.echo(f"{request.source.model} was exported in {mode} mode")
+        typer.echo(f"{request.source.model} {_MODES[mode]}")
     data = _data(request, opened)
     if opened.example is None and not isinstance(opened.model, Decoupled | Program):
         opened = Opened(opened.model, first_inputs(data))

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 _DOMAIN = "dni_fx"
 _PACKAGES = {"onnx": "onnx", "onnx_ir": "onnx-ir", "onnxscript": "onnxscript"}
 _CHECK_PACKAGES = {**_PACKAGES, "onnxruntime": "onnxruntime"}
-# A protobuf message ends at 2 GiB, and the graph needs some of it: more weights get a file of their own.
-_WEIGHTS_INSIDE = 3 * 2**29
+# A protobuf message ends at 2 GiB, and while it is made, its weights are in memory three times, and again
+# when the file is run: more than these get a file of their own, which is written and read piece by piece.
+_WEIGHTS_INSIDE = 2**28
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.big_file [--bytes 1GiB] [--commands inspect export] [--json FILE]
 
-A chain of wide layers is exported to a file; then each command runs in a process of its own, and the kernel
-tells the most memory that was resident in it. `beyond` is that without what the same program takes for a small
-file, and `times` is it as a part of the file's weights: 1 is the weights held once. Synthesizers are `zero`, so
-that the weights are all there is.
+A chain of wide layers is exported to a file; then each command runs in a process of its own, and the
+kernel tells the most memory that was resident in it. `beyond` is that without what the same program takes
+for a small file, and `times` is it as a part of the file's weights: 1 is the weights held once. Synthesizers
+are `zero`, so that the weights are all there is.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Peak:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bytes", type=parse_bytes, default=parse_bytes("1GiB"))
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--json", type=Path)
@@ -77,18 +79,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown = (show_bytes(size) for size in (each.weights, each.peak, each.beyond))
         print(f"{each.command:24}{''.join(f'{size:>10}' for size in shown)}{each.times:7.2f}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps([asdict(each) | {"times": each.times} for each in found], indent=1))
+        options.json.write_text(
+            json.dumps([asdict(each) | {"times": each.times} for each in found], indent=1)
+        )
 
 
 def peaks(size: int, commands: Sequence[str] = tuple(COMMANDS)) -> Iterator[Peak]:
     """The peak of each command on a file of so many bytes of weights."""
     with tempfile.TemporaryDirectory() as small, tempfile.TemporaryDirectory() as big:
-        weights = write_plain(Path(big), size)
-        write_plain(Path(small), _SMALL)
+        write_apart(Path(small), _SMALL)
+        weights = write_apart(Path(big), size)
         for name in COMMANDS if "export" in commands else [n for n in COMMANDS if n != "export"]:
             low, high = (peak_of(COMMANDS[name], Path(folder)) for folder in (small, big))
             if name in commands:
                 yield Peak(name, high, low, weights)
+
+
+def write_apart(folder: Path, size: int) -> int:
+    """Like `write_plain`, in a process of its own: to the kernel a child is as large as its parent was."""
+    code = "from pathlib import Path; from tests.benchmarks.big_file import write_plain; "
+    code += f"print(write_plain(Path({str(folder)!r}), {size}))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=_environment())
+    return int(done.stdout)
 
 
 def write_plain(folder: Path, size: int) -> int:
@@ -106,15 +118,17 @@ def peak_of(command: str, folder: Path) -> int:
     Raises:
         RuntimeError: it failed.
     """
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
     line = [sys.executable, "-m", "dni_fx", *shlex.split(command)]
-    with subprocess.Popen(line, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(line, cwd=folder, env=_environment(), stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"dni-fx {command} exited {process.returncode}.")
     return usage.ru_maxrss * 1024
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 if __name__ == "__main__":

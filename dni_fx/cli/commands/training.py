@@ -43,11 +43,11 @@ class DataRequest:
         str,
         typer.Option(
             metavar="DATA",
-            help="A .npz file with x_train, y_train (and x_test, y_test) or x, y; a folder "
-            "of images with a folder for each class, in train/, val/ and test/ if there are such; or "
-            "package.module:function, which returns such arrays as a dictionary or tuple, batches, or a torch "
-            "Dataset, or two of one kind, the second to test on. With --carry, the samples of arrays are "
-            "batch-size streams, each a stretch of them in their order.",
+            help="A .npz file with x_train, y_train (and x_test, y_test) or x, y; a folder of images with "
+            "one for each class, in train/, val/ and test/ if there are such; or package.module:function, "
+            "which returns such arrays as a dictionary or tuple, batches, or a torch Dataset or two, the "
+            "second to test on. With --carry, samples come as batch-size streams, each a stretch of them in "
+            "their order.",
             show_default=False,
         ),
     ]
