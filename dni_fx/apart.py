@@ -36,8 +36,7 @@ def compare_gradients(
 ) -> dict[str, Gap]:
     """How far the gradients of one model are from those that the other has, by the parameter's name.
 
-    With `streaming` they are compared as they come and then let go, so that there are never two of every
-    parameter; each has to come in one piece, as it does where no code runs backward inside of backward.
+    Those of the other are let go, each with the one that it is compared with.
     """
     found: dict[str, Gap] = {}
 
@@ -47,16 +46,34 @@ def compare_gradients(
         is_lone = a is None or b is None
         gap = max(largest_of(a), largest_of(b)) if a is None or b is None else apart(a, b)
         found[name] = Gap(largest_of(a), gap, is_lone)
-        parameter.grad = other.grad = None
+        other.grad = None
 
-    for name, parameter in theirs.named_parameters():
-        if streaming and parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(partial(compare, name))
-    backward()
-    for name, parameter in theirs.named_parameters():
-        if name not in found:
-            compare(name, parameter)
+    take_gradients(theirs, backward, compare, streaming)
     return found
+
+
+def take_gradients(
+    model: nn.Module, backward: Callable[[], None], take: Callable[[str, Tensor], None], streaming: bool
+) -> None:
+    """Run backward, and hand every parameter to `take` by its name, once; then its gradient is let go.
+
+    With `streaming` that is as soon as it has its gradient, so that never all of them are there. Each has to
+    come in one piece then, as it does where no code runs backward inside of backward.
+    """
+    taken: set[str] = set()
+
+    def hand(name: str, parameter: Tensor) -> None:
+        take(name, parameter)
+        taken.add(name)
+        parameter.grad = None
+
+    for name, parameter in model.named_parameters():
+        if streaming and parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(partial(hand, name))
+    backward()
+    for name, parameter in model.named_parameters():
+        if name not in taken:
+            hand(name, parameter)
 
 
 def _dense(gradient: Tensor | None) -> Tensor | None:

@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from dni_fx.apart import compare_gradients, digest_of, distance, is_equal, real_of
+from dni_fx.apart import compare_gradients, digest_of, distance, is_equal, real_of, take_gradients
 from dni_fx.calls import Call
 from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, detach, dnis
@@ -200,17 +200,28 @@ def _scaling(ours: Decoupled, graph: CutGraph, call: Call, context: Tensor | Non
     early = [n for stage in graph.road.stages for n in stage.named_parameters() if n not in touched]
     for dni in dnis(ours).values():
         _stir(dni)
-    results: list[list[bytes]] = []
+    results: list[dict[str, bytes]] = []
     with training_mode(ours):
         for factor in (1.0, 8.0):
-            twin = _copied(ours)
-            (_objective(_seeded(twin, call, context)) * factor).backward()
-            results.append([digest_of(twin.get_parameter(n).grad) for n in early])
-            del twin  # and its gradients, before there are others
-    changed = [n for n, a, b in zip(early, *results, strict=True) if a != b]
+            results.append(_digests(_copied(ours), call, context, factor))
+    changed = [n for n in early if results[0].get(n) != results[1].get(n)]
     return Check(
         name, not changed, ", ".join(changed[:5]) or f"{len(early)} parameters of earlier stages unchanged"
     )
+
+
+def _digests(twin: Decoupled, call: Call, context: Tensor | None, factor: float) -> dict[str, bytes]:
+    """What tells the gradients of one loss from those of another one, by the parameters' names."""
+    found: dict[str, bytes] = {}
+
+    def backward() -> None:
+        (_objective(_seeded(twin, call, context)) * factor).backward()
+
+    def take(name: str, parameter: Tensor) -> None:
+        found[name] = digest_of(parameter.grad)
+
+    take_gradients(twin, backward, take, cutting_of(twin).program.frontend.holds_all)
+    return found
 
 
 def _stir(dni: DNI) -> None:

@@ -101,5 +101,5 @@ def test_a_batch_that_cannot_be_trained_on_is_met_in_the_one_step(tmp_path):
     )
     with pytest.raises(IndexError):
         run(f"train {MLP} --data bad_batches:make --dry-run")
-    np.savez("data.npz", x=np.zeros((4, 64), np.float32), y=np.full(4, 99))
+    np.savez("data.npz", x=np.zeros((4, 64), np.float32), y=np.array([0, 0, 0, 99]))
     assert "has the label 99" in refusal(f"train {MLP} --data data.npz --dry-run")

@@ -68,11 +68,12 @@ def test_task_3_move_a_value_to_another_stage_with_a_text_editor(tmp_path):
     exported()
     run("plan model.pt2 --plan at:after=1+3 -o plan.json")
     text = (tmp_path / "plan.json").read_text("utf-8")
-    assert '"2": 1' in text
-    (tmp_path / "plan.json").write_text(text.replace('"2": 1', '"2": 0'), "utf-8")
+    assert '"2:linear": 1' in text
+    (tmp_path / "plan.json").write_text(text.replace('"2:linear": 1', '"2:linear": 0'), "utf-8")
     run("decouple model.pt2 --plan plan.json -o cut.pt2")
-    assert [each["boundary"] for each in shown("inspect cut.pt2")["boundaries"]] == ["2", "3"]
-    assert json.loads(run("plan cut.pt2 -o -"))["stage_of"]["2"] == 0
+    anchors = [each["anchor"] for each in shown("inspect cut.pt2")["boundaries"]]
+    assert anchors == ["2:linear", "3:relu"]
+    assert json.loads(run("plan cut.pt2 -o -"))["stage_of"]["2:linear"] == 0
 
 
 def test_task_4_prove_that_the_cut_model_computes_what_the_original_does():
@@ -111,7 +112,8 @@ def test_task_7_hand_it_to_another_runtime(tmp_path):
     written = shown("export cut.pt2 -o model.onnx")
     assert len(written["interfaces"]) == 3
     x = torch.randn(5, demo.FEATURES)
-    (y,) = runtime.InferenceSession(tmp_path / "model.onnx").run(None, {"input": x.numpy()})
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert np.abs(y - model(x).detach().numpy()).max() < 1e-5
 
 

@@ -27,6 +27,7 @@ from dni_fx.describe import plan_of, refuse_misfit
 from dni_fx.errors import DniError
 from dni_fx.files import check_place, write_whole
 from dni_fx.overlay import write_overlay
+from dni_fx.picture import check_picture, write_picture
 from dni_fx.pricing import price_all
 from dni_fx.sheet import Sheet, sheet_of
 from dni_fx.synthesizers import SYNTHESIZERS
@@ -59,6 +60,8 @@ def run(request: ShowPlan) -> None:
         raise typer.BadParameter(f"there are {', '.join(OPTIMIZERS)}.", param_hint="--optimizer")
     if request.output == _STDOUT and request.as_json:
         raise typer.BadParameter("--json prints the plan as well.", param_hint="--output -")
+    if request.picture is not None:
+        check_picture(request.picture)
     for path in (request.output, request.picture, request.overlay):
         check_place(None if path == _STDOUT else path)
     exported = read_exported(request.source.model) if request.overlay is not None else None
@@ -132,8 +135,6 @@ def _files(request: ShowPlan, planned: _Planned, exported: ExportedProgram | Non
             written[request.output] = place(request.output)
             write_whole(written[request.output], f"{planned.plan.to_json()}\n".encode())
         if request.picture is not None:
-            from dni_fx.picture import write_picture  # draws with what is an extra
-
             written[request.picture] = place(request.picture)
             cost = "time" if planned.sheet.is_measured else "flops"
             write_picture(planned.gm, planned.plan, written[request.picture], cost=cost)
