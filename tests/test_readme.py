@@ -76,5 +76,5 @@ def test_the_benchmarks_that_are_named_are_there_with_their_options():
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "tests" / "benchmarks").rglob("*.py"))
     for module, options in commands:
         assert importlib.util.find_spec(module), module
-        for option in re.findall(r"--[\w-]+", options):
-            assert f'"{option}"' in sources, f"{module} {option}"
+        for option in re.findall(r"--([\w-]+)", options):
+            assert f'"--{option}"' in sources or f'("{option}", ' in sources, f"{module} --{option}"
