@@ -42,10 +42,7 @@ def compare_gradients(
 
     def compare(name: str, parameter: Tensor) -> None:
         other = ours.get_parameter(name)
-        a, b = (_dense(each.grad) for each in (parameter, other))
-        is_lone = a is None or b is None
-        gap = max(largest_of(a), largest_of(b)) if a is None or b is None else apart(a, b)
-        found[name] = Gap(largest_of(a), gap, is_lone)
+        found[name] = gap_of(parameter.grad, other.grad)
         other.grad = None
 
     take_gradients(theirs, backward, compare, streaming)
@@ -74,6 +71,14 @@ def take_gradients(
     for name, parameter in model.named_parameters():
         if name not in taken:
             hand(name, parameter)
+
+
+def gap_of(one: Tensor | None, other: Tensor | None) -> Gap:
+    """How far a gradient is from another one."""
+    a, b = _dense(one), _dense(other)
+    if a is None or b is None:
+        return Gap(largest_of(a), largest_of(b if a is None else a), a is not b)
+    return Gap(largest_of(a), apart(a, b), False)
 
 
 def _dense(gradient: Tensor | None) -> Tensor | None:
