@@ -16,6 +16,7 @@ Sources:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -147,7 +148,7 @@ class _Edge:
 
     def _lesson(self, value: Tensor) -> Tensor:
         """Of all samples, those that something is to be learned from."""
-        return value if self.carried is None else value[self.carried]
+        return value if self.carried is None else value.index_select(0, self.carried)
 
     def _look_ahead(self, guess: Synthesis) -> None:
         """Compare the guess for the new state with what the old one tells of it."""
@@ -169,7 +170,7 @@ class _Edge:
         formed: list[Tensor] = []
         for guess, value, dim in zip(up, state, self.dims, strict=True):
             each = torch.zeros_like(value) if guess is None else as_it_was(guess, value, dim)
-            formed.append(each if reset is None else torch.where(_along(reset, each, dim), 0, each))
+            formed.append(each if reset is None else each.masked_fill(_along(reset, each, dim), 0))
         return tuple(formed)
 
 
@@ -177,13 +178,10 @@ class _Listen(torch.autograd.Function):
     """Identity; in backward the gradient ends here, and teaches."""
 
     @staticmethod
-    def forward(edge: _Edge, *state: Tensor) -> tuple[Tensor, ...]:
-        return tuple(each.view_as(each) for each in state)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.edge = inputs[0]
+    def forward(ctx: Any, edge: _Edge, *state: Tensor) -> tuple[Tensor, ...]:
+        ctx.edge = edge
         ctx.set_materialize_grads(False)
+        return tuple(each.view_as(each) for each in state)
 
     @staticmethod
     @once_differentiable
@@ -199,13 +197,10 @@ class _Send(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(edge: _Edge, own: bool, output: Tensor, *state: Tensor) -> Tensor:
-        return output.clone() if own else output.view_as(output)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.edge, ctx.count = inputs[0], len(inputs) - 3
+    def forward(ctx: Any, edge: _Edge, own: bool, output: Tensor, *state: Tensor) -> Tensor:
+        ctx.edge, ctx.count = edge, len(state)
         ctx.set_materialize_grads(False)
+        return output.clone() if own else output.view_as(output)
 
     @staticmethod
     @once_differentiable
@@ -219,8 +214,9 @@ def _carried(state: Sequence[Tensor]) -> Tensor | None:
     No guess is ever sent for the state that an episode begins with. What arrives there would teach nothing
     that is asked for, and be the noisiest part of the lesson: nothing of the episode is known yet.
     """
-    begun = torch.stack([each.flatten(1).any(1) for each in state]).any(0)
-    return None if bool(begun.all()) else begun.nonzero().squeeze(1)
+    begun = functools.reduce(torch.logical_or, [each.flatten(1).any(1) for each in state])
+    found = begun.nonzero().squeeze(1)
+    return None if len(found) == len(begun) else found
 
 
 def _is_live(value: object) -> bool:

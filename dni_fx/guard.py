@@ -83,7 +83,7 @@ class Guard(nn.Module):
         kept = torch.tensor([count, smooth, locked])
         self.get_buffer("state").copy_(kept)
         # As it is saved, so that a run that is resumed goes on alike.
-        self._known = count, float(kept[1]), locked
+        self._known = count, kept.tolist()[1], locked
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
