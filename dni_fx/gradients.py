@@ -67,7 +67,7 @@ def _is_reentrant(outputs: Sequence[Tensor]) -> bool:
 def bounded(guess: Tensor, clip: float, unit: Tensor | None = None) -> Tensor:
     """The guess, shortened to a root mean square of `clip` units if it is longer, or zeros if not finite.
 
-    Without a unit it is 1. Where the unit is 0, because no true gradient has arrived yet, nothing is too long.
+    Without a unit it is 1. Where it is 0, because no true gradient has arrived yet, nothing is too long.
     """
     length = torch.linalg.vector_norm(guess)
     most = clip * math.sqrt(guess.numel())
