@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
@@ -99,13 +100,20 @@ class Carry:
             self._batch_dims[argument] = tuple(_batch_dim(each, batch, argument) for each in tensors)
         return self._batch_dims[argument]
 
-    def opened(self, signature: inspect.Signature, call: Call) -> Call:
-        """The same call whose state hangs on no step before, and whose gradient is asked for."""
+    def opened(
+        self, signature: inspect.Signature, call: Call, is_own: Callable[[Tensor], bool] | None = None
+    ) -> Call:
+        """The same call whose state hangs on no step before, and whose gradient is asked for.
+
+        State that `is_own` to the caller, as a parameter is, stays as it is.
+        """
         if not self.paths:
             return call
         places = {at for found in self.places(signature, call).values() for at in found}
         leaves = tuple(
-            leaf.detach().requires_grad_() if at in places and leaf.is_floating_point() else leaf
+            leaf.detach().requires_grad_()
+            if at in places and leaf.is_floating_point() and not (is_own and is_own(leaf))
+            else leaf
             for at, leaf in enumerate(call.leaves)
         )
         kinds = tuple((leaf.dtype, leaf.requires_grad) for leaf in leaves)
@@ -142,7 +150,7 @@ class Carry:
         result: Any = next(iter(reversed(graph.nodes))).args[0]
         for edge in self.edges(signature, call, out_spec):
             for read, write in zip(edge.reads, edge.writes, strict=True):
-                _check_alike(edge.argument, inputs[read], result[write])
+                _check_alike(edge.argument, inputs[read], result[write], call.leaves[read])
                 inputs[read].meta["carried"] = result[write].name
 
     def located(
@@ -153,7 +161,7 @@ class Carry:
         Raises:
             PlanError: an output is no tensor like the state.
         """
-        return tuple(_located(edge, graph) for edge in self.edges(signature, call, out_spec))
+        return tuple(_located(edge, graph, call) for edge in self.edges(signature, call, out_spec))
 
 
 def reads_of(signature: inspect.Signature, form: Form, argument: str) -> tuple[int, ...]:
@@ -201,7 +209,7 @@ def name_of(argument: str) -> str:
     return f"carried_{argument}"
 
 
-def _located(feedback: Feedback, graph: fx.Graph) -> Feedback:
+def _located(feedback: Feedback, graph: fx.Graph, call: Call) -> Feedback:
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     result: Any = next(iter(reversed(graph.nodes))).args[0]
     values: list[ValueSpec] = []
@@ -210,7 +218,7 @@ def _located(feedback: Feedback, graph: fx.Graph) -> Feedback:
     makers: list[fx.Node] = []
     for at, (read, write) in enumerate(zip(feedback.reads, feedback.writes, strict=True)):
         node, source = inputs[read], result[write]
-        _check_alike(feedback.argument, node, source)
+        _check_alike(feedback.argument, node, source, call.leaves[read])
         if value_of(source).requires_grad:
             carries.append(at)
             values.append(_value_spec(node, feedback.batch_dims[at]))
@@ -268,16 +276,25 @@ def _batch_dim(leaf: Tensor, batch: int, argument: str) -> int:
     return found[0]
 
 
-def _check_alike(argument: str, node: fx.Node, source: Any) -> None:
+def _check_alike(argument: str, node: fx.Node, source: Any, leaf: Tensor) -> None:
     wanted = value_of(node)
     given = value_of(source) if isinstance(source, fx.Node) else None
-    if given is None or given.shape != wanted.shape or given.dtype != wanted.dtype:
+    if given is None or given.shape != wanted.shape or not _is_same_kind(wanted.dtype, given.dtype, leaf):
         is_told = given is not None and given.shape is not None
         what = f"{given.dtype} of shape {given.shape}" if given is not None and is_told else "no tensor"
         raise PlanError(
             f"what is carried to {argument!r} is {what}, and {node.name} is {wanted.dtype} of shape "
             f"{wanted.shape}. State comes back in the form in which it is passed in."
         )
+
+
+def _is_same_kind(wanted: torch.dtype | None, given: torch.dtype | None, leaf: Tensor) -> bool:
+    """Whether state of one type can be passed in again as the other: autocast makes it narrow by itself."""
+    if wanted == given or wanted is None or given is None:
+        return wanted == given
+    kind = leaf.device.type
+    casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return casts and wanted.is_floating_point and given.is_floating_point
 
 
 def _value_spec(node: fx.Node, batch_dim: int) -> ValueSpec:
