@@ -217,7 +217,7 @@ class DNI(Pupil):
         """Update the learner, and what looks ahead, by what was collected since the last time."""
         super().step()
         if self.ahead is not None:
-            self.ahead.step(self.interface)
+            self.ahead.step()
 
     def _check_needs(self, now: Step) -> None:
         place = f"{self.synthesizer} at {self.spec.name} (after {self.spec.values[0].anchor})"
