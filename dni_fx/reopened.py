@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dni_fx.assembly import cutting_for, prepare
 from dni_fx.cutting import Cutting
 from dni_fx.decoupled import Decoupled, attach, cutting_of, detach
-from dni_fx.errors import DniError, FileError, first_line
+from dni_fx.errors import DniError, FileError
 from dni_fx.modes import eval_mode
 from dni_fx.saving import Opened
 from dni_fx.step import Step
@@ -47,7 +47,7 @@ def reopened(found: Opened, path: str | os.PathLike[str]) -> Decoupled:
     except Exception as error:  # what does not fit together shows in whatever is first built of it
         raise FileError(
             f"cannot read {path}: its parts do not fit together ({type(error).__name__}: "
-            f"{first_line(error):.500})."
+            f"{' '.join(str(error).split()):.500})."
         ) from error
     return cut
 
