@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from tests.hostile import contents, graphs, zips
 from tests.hostile.cases import all_cases, plant_module
 from tests.hostile.contents import Bomb
 from tests.hostile.good import Cases, edited, good_file, members, put, with_member
+from tests.hostile.headers import HEADERS
 from tests.hostile.watch import watched
 
 REFUSAL = (dni_fx.DniError, dni_fx.GraphError)
@@ -143,32 +142,6 @@ def test_the_command_line_says_one_message_and_ends_with_1(
         (tmp_path / "file.pt2").write_bytes(cases[name])
         assert "file.pt2" in _refused("verify", "file.pt2").replace("\n", ""), name
     assert not canary.exists()
-
-
-def _tensors(header: object, data: bytes = bytes(64), length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-def _entry(*offsets: int, **changes: object) -> dict[str, object]:
-    return {"dtype": "F32", "shape": [2, 4], "data_offsets": list(offsets)} | changes
-
-
-HEADERS = {
-    "empty": b"",
-    "short": b"\x08\0\0",
-    "a huge header": _tensors({}, length=2**62),
-    "a header beyond the file": _tensors({}, length=10**6),
-    "no header": _tensors(b"["),
-    "deep": _tensors(b"[" * 10**5),
-    "overlapping": _tensors({"0.weight": _entry(0, 32), "0.bias": _entry(16, 48)}),
-    "a hole": _tensors({"0.weight": _entry(0, 32), "0.bias": _entry(40, 64, shape=[6])}),
-    "reversed": _tensors({"0.weight": _entry(32, 0)}),
-    "outside": _tensors({"0.weight": _entry(0, 10**9, shape=[10**9 // 4])}),
-    "another size": _tensors({"0.weight": _entry(0, 64)}),
-    "a huge shape": _tensors({"0.weight": _entry(0, 64, shape=[2**62, 2**62])}),
-    "a type that is none": _tensors({"0.weight": _entry(0, 64, dtype="PICKLE")}),
-}
 
 
 def test_hostile_weights_are_refused_by_the_command_line(
