@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from dni_fx.assembly import cutting_for, prepare
 from dni_fx.cutting import Cutting
@@ -90,13 +92,26 @@ def _fill_measured(
     if dict(container.named_children()):  # the state is of what the first graph has
         fill(container, specs, step)
         return
-    # What no device without numbers can build is built as it is.
-    with suppress(NotImplementedError), torch.device("meta"):
+    # What cannot be made without numbers is not measured; what cannot be made at all says so below.
+    with suppress(Exception), torch.device("meta"), _Weightless():
         fill(trial, specs, step)
     needed = sum(parameter.numel() for parameter in trial.parameters())
     if needed > held:
         raise FileError(f"its synthesizers have {needed:,} parameters, and the file holds {held:,} numbers.")
     fill(container, specs, step)
+
+
+class _Weightless(TorchFunctionMode):
+    """Inside, tensors that are asked for on the CPU are made on the meta device, and take no memory."""
+
+    @override
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if given.get("device") in ("cpu", torch.device("cpu")):
+            given["device"] = torch.device("meta")
+        return func(*args, **given)
 
 
 def _is_whole(tensor: Tensor) -> bool:
