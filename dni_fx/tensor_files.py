@@ -43,28 +43,35 @@ def write_folder(folder: Path, described: Mapping[str, Any], tensors: Mapping[st
     """
     if (folder / DESCRIPTION).is_symlink():
         raise FileError(f"cannot write {folder / DESCRIPTION}: it is a link. Remove it first.")
-    part = folder / f".dni_fx.{secrets.token_hex(4)}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        before = {path.name for path in folder.iterdir()}
+        name, digest = _write_numbers(folder, tensors)
+        try:
+            entries = {**described, "numbers": name, "sha256": digest}
+            write_whole(folder / DESCRIPTION, json.dumps(entries, indent=1).encode())
+        except BaseException:
+            if name not in before:
+                (folder / name).unlink(missing_ok=True)
+            raise
+        for other in before - {name}:
+            if _NAME.fullmatch(other):
+                (folder / other).unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot write {folder}: {error.strerror or error}.") from error
+
+
+def _write_numbers(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+    """A new file of these tensors, whole, called after what is in it; returns its name and its digest."""
+    part = folder / f".dni_fx.{secrets.token_hex(4)}.{os.getpid()}.part"
+    try:
         _save(tensors, part)
         digest = _digest(part)
         name = _NUMBERS.format(digest[:16])
-        was_there = (folder / name).exists()
         part.replace(folder / name)
-    except OSError as error:
-        raise FileError(f"cannot write {folder}: {error.strerror or error}.") from error
     finally:
-        part.unlink(missing_ok=True) if folder.is_dir() else None
-    try:
-        entries = {**described, "numbers": name, "sha256": digest}
-        write_whole(folder / DESCRIPTION, json.dumps(entries, indent=1).encode())
-    except BaseException:
-        if not was_there:
-            (folder / name).unlink(missing_ok=True)
-        raise
-    for other in folder.iterdir():
-        if other.name != name and _NAME.fullmatch(other.name):
-            other.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+    return name, digest
 
 
 def read_description(folder: Path) -> dict[str, Any]:
