@@ -170,7 +170,7 @@ class PayloadReader:
         except Exception as error:  # each kind of device says in another type that it is not there
             raise FileError(
                 f"cannot read {self._path}: {member} was on {device}, and here that is not to be had "
-                f"({first_line(error)}). Save the model from the CPU: cut.cpu()."
+                f"({first_line(error):.100}). Save the model from the CPU: cut.cpu()."
             ) from None
         return device
 

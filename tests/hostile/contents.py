@@ -56,7 +56,7 @@ def tables() -> Cases:
         (f"{meta}.layout", 1),
         (f"{meta}.device.type", "nowhere"),
         (f"{meta}.device.type", "meta"),
-        (f"{meta}.device.type", "cuda"),
+        (f"{meta}.device.type", "fpga"),
         (f"{meta}.device", {"type": "cpu", "index": 2**70}),
         (f"{meta}.requires_grad", "yes"),
         ("config.*", []),
