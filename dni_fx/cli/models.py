@@ -23,6 +23,7 @@ from dni_fx.describe import refuse_misfit
 from dni_fx.errors import DniError, FileError
 from dni_fx.feedback import Carry
 from dni_fx.program import Program
+from dni_fx.reopened import reopened
 from dni_fx.saving import open_cut
 from dni_fx.single_mode import in_both_modes
 from passes import Plan
@@ -140,7 +141,7 @@ def read_exported(text: str) -> ExportedProgram:
 
 def _read(path: Path) -> nn.Module | Program:
     found = open_cut(path)
-    return found if isinstance(found, Program) else verbs.rebuilt(found)
+    return found if isinstance(found, Program) else reopened(found, path)
 
 
 def _made(text: str) -> tuple[nn.Module, verbs.Inputs | None]:

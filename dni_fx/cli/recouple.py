@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 import torch
 import typer
@@ -19,10 +21,10 @@ from dni_fx.cli.output import say_json
 from dni_fx.cli.rehearsal import bytes_of, memory_of, say_unwritten
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import DniError, FileError
-from dni_fx.files import check_place, placed
+from dni_fx.files import check_place, replacing
 from dni_fx.plain import plain_program
 
-_Write = Callable[[Path], object]
+_Write = Callable[[IO[bytes]], object]
 _PROGRAM, _SAFE, _STATE = ".pt2", ".safetensors", (".pt", ".pth")
 
 
@@ -42,8 +44,8 @@ def run(request: Recouple) -> None:
         size = memory_of(state.values())
         write = _safe_writer(state) if request.output.suffix == _SAFE else _state_writer(state)
     if not request.dry_run:
-        with placed(request.output) as part:
-            write(part)
+        with replacing(request.output) as file:
+            write(file)
         size = request.output.stat().st_size
     _say(request, cut, size)
 
@@ -60,15 +62,11 @@ def _check_place(request: Recouple) -> None:
 
 
 def _program_writer(program: torch.export.ExportedProgram) -> _Write:
-    def write(path: Path) -> None:
-        with path.open("wb") as file:  # torch wonders about the name of a file that is not in its place yet
-            torch.export.save(program, cast("io.BytesIO", file))
-
-    return write
+    return lambda file: torch.export.save(program, cast("io.BytesIO", file))
 
 
 def _state_writer(state: Mapping[str, Tensor]) -> _Write:
-    return lambda path: torch.save({name: each.detach() for name, each in state.items()}, path)
+    return lambda file: torch.save({name: each.detach() for name, each in state.items()}, file)
 
 
 def _safe_writer(state: Mapping[str, Tensor]) -> _Write:
@@ -77,7 +75,7 @@ def _safe_writer(state: Mapping[str, Tensor]) -> _Write:
         save_file = importlib.import_module("safetensors.torch").save_file
     except ModuleNotFoundError:
         raise FileError(
-            "cannot write a .safetensors file: safetensors is not installed; pip install safetensors."
+            "cannot write a .safetensors file: safetensors is not installed; pip install \"dni-fx[safetensors]\"."
         ) from None
     seen: set[int] = set()
     own: dict[str, Tensor] = {}
@@ -87,7 +85,13 @@ def _safe_writer(state: Mapping[str, Tensor]) -> _Write:
         is_new = memory.data_ptr() not in seen
         own[name] = tensor.detach() if whole and is_new else tensor.detach().clone().contiguous()
         seen.add(memory.data_ptr())
-    return lambda path: save_file(own, path)
+
+    def write(file: IO[bytes]) -> None:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        save_file(own, file.name)  # in another file of that name, which nobody else may read
+        Path(file.name).chmod(mode)
+
+    return write
 
 
 def _say(request: Recouple, cut: Decoupled, size: int) -> None:
