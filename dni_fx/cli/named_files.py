@@ -43,7 +43,7 @@ def read_state(path: Path) -> Mapping[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError:
         raise FileError(
-            f"cannot read {path}: safetensors is not installed; pip install \"dni-fx[safetensors]\"."
+            f'cannot read {path}: safetensors is not installed; pip install "dni-fx[safetensors]".'
         ) from None
     except pickle.UnpicklingError:
         raise FileError(

@@ -60,10 +60,10 @@ def run(request: ShowPlan) -> None:
         raise typer.BadParameter(f"there are {', '.join(OPTIMIZERS)}.", param_hint="--optimizer")
     if request.output == _STDOUT and request.as_json:
         raise typer.BadParameter("--json prints the plan as well.", param_hint="--output -")
-    if request.picture is not None:
-        check_picture(request.picture)
     for path in (request.output, request.picture, request.overlay):
         check_place(None if path == _STDOUT else path)
+    if request.picture is not None:
+        check_picture(request.picture)
     exported = read_exported(request.source.model) if request.overlay is not None else None
     with one_document(request.output == _STDOUT):
         planned = _planned(request)

@@ -75,7 +75,8 @@ def _safe_writer(state: Mapping[str, Tensor]) -> _Write:
         save_file = importlib.import_module("safetensors.torch").save_file
     except ModuleNotFoundError:
         raise FileError(
-            "cannot write a .safetensors file: safetensors is not installed; pip install \"dni-fx[safetensors]\"."
+            "cannot write a .safetensors file: safetensors is not installed; "
+            'pip install "dni-fx[safetensors]".'
         ) from None
     seen: set[int] = set()
     own: dict[str, Tensor] = {}
