@@ -42,7 +42,7 @@ def test_the_commands_of_the_readme_run_one_after_another(in_an_empty_folder):
     assert len(commands) >= 4
     for command in commands:
         assert run(command.removeprefix("dni-fx ")), command
-    written = {"cut.pt2", "model.onnx", "plan.json", "plan.svg"}
+    written = {"cut.pt2", "model.onnx", "plain.pt2", "plan.json", "plan.svg"}
     assert {path.name for path in in_an_empty_folder.iterdir()} == written
 
 
