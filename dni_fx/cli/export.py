@@ -12,7 +12,8 @@ from dni_fx.cli import options
 from dni_fx.cli.models import cut_model, open_model
 from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.cli.output import say_json
-from dni_fx.files import check_place
+from dni_fx.exporters import EXPORTERS
+from passes import parse
 
 NAME = "export"
 EXAMPLE = "dni-fx export dni_fx.demo:mlp --plan balanced:stages=3 -o model.onnx"
@@ -21,10 +22,13 @@ EXAMPLE = "dni-fx export dni_fx.demo:mlp --plan balanced:stages=3 -o model.onnx"
 def run(
     model: options.ModelText,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.", show_default=False)
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="The file to write, or the folder.", show_default=False
+        ),
     ],
     exporter: Annotated[
-        str, typer.Option(metavar="SPEC", help="The format, such as onnx:opset=20.")
+        str, typer.Option(metavar="SPEC", help="The format, such as onnx:opset=20 or onnx-stages.")
     ] = "onnx",
     weights: options.Weights = None,
     example: options.Example = "",
@@ -39,10 +43,11 @@ def run(
 
     It is the inference graph, and shows the boundaries as nodes.
     """
-    check_place(output)
+    chosen = parse(exporter, EXPORTERS)
+    chosen.check_place(output)
     opened = open_model(ModelRequest(model, weights, example, allow_pickle))
     cut = cut_model(opened, CutRequest.of(plan, synthesizer, interface, frontend))
-    written = verbs.export(cut, output, exporter=exporter, inputs=opened.example)
+    written = verbs.export(cut, output, exporter=chosen, inputs=opened.example)
     if as_json:
         say_json(vars(written))
     else:
