@@ -77,6 +77,11 @@ class StageFile:
     reads: tuple[Read, ...]
     writes: tuple[Write, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its files."""
+        return (self.file, self.data) if self.data else (self.file,)
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -91,7 +96,7 @@ class Manifest:
     @property
     def files(self) -> tuple[str, ...]:
         """The names of all files of the folder, its own first."""
-        return (NAME, *(name for stage in self.stages for name in (stage.file, stage.data) if name))
+        return (NAME, *(name for stage in self.stages for name in stage.names))
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -237,10 +242,10 @@ def _value_to(value: Value) -> dict[str, Any]:
 
 
 def _value_of(read: Mapping[str, Any]) -> Value:
-    shape = tuple(read["shape"])
-    if not all(dim is None or isinstance(dim, int | str) for dim in shape):
+    shape = read["shape"]
+    if not isinstance(shape, list) or not all(dim is None or isinstance(dim, int | str) for dim in shape):
         raise ValueError(f"{shape!r:.80} is no shape")
-    return Value(_text(read["name"]), _text(read["dtype"]), shape)
+    return Value(_text(read["name"]), _text(read["dtype"]), tuple(shape))
 
 
 def _read_to(read: Read) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class OnnxStages(Exporter):
             for piece in pieces:
                 define_interface(piece.model)
                 files.append(save(piece.model, folder / f"stage_{piece.index}.onnx"))
-            manifest = _manifest(translation.model, pieces, files)
+            manifest = _manifest(translation, pieces, files)
             (folder / NAME).write_text(manifest.to_json(), "utf-8")
             difference = _check(folder, translation, pieces, program) if self.check else None
         return Written(
@@ -111,7 +111,8 @@ def _shown(model: onnx_ir.Model, keep_interfaces: bool) -> tuple[str, ...]:
     return ()
 
 
-def _manifest(whole: onnx_ir.Model, pieces: list[Piece], files: list[tuple[Path, ...]]) -> Manifest:
+def _manifest(translation: Translation, pieces: list[Piece], files: list[tuple[Path, ...]]) -> Manifest:
+    whole = translation.model
     homes = {value: piece.index for piece in pieces for value in piece.writes}
     readers = {value: tuple(piece.index for piece in pieces if value in piece.reads) for value in homes}
     stages = tuple(
@@ -124,10 +125,10 @@ def _manifest(whole: onnx_ir.Model, pieces: list[Piece], files: list[tuple[Path,
         )
         for piece, (model, *data) in zip(pieces, files, strict=True)
     )
-    weights: dict[str, list[int]] = {}
+    weights: dict[str, list[int]] = {name: [] for name in translation.weights}
     for piece in pieces:
-        for name in piece.model.graph.initializers:
-            weights.setdefault(name, []).append(piece.index)
+        for name in weights.keys() & piece.model.graph.initializers.keys():
+            weights[name].append(piece.index)
     return Manifest(
         opset=whole.opset_imports[""],
         inputs=tuple(map(_value, whole.graph.inputs)),

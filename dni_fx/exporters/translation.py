@@ -22,7 +22,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from dni_fx.errors import ExportError
 from dni_fx.exporters import labels, naming
-from dni_fx.exporters.weights import optimize_apart
+from dni_fx.exporters.weights import optimize_apart, weight_names
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -44,6 +44,11 @@ class Translation:
     model: onnx_ir.Model
     lowered: ExportedProgram
     origins: Mapping[onnx_ir.Value, str]
+
+    @property
+    def weights(self) -> list[str]:
+        """The names of parameters and buffers, in the order of the program."""
+        return weight_names(self.lowered)
 
 
 def translate(program: ExportedProgram, *, keep_interfaces: bool, opset: int) -> Translation:
@@ -68,8 +73,7 @@ def translate(program: ExportedProgram, *, keep_interfaces: bool, opset: int) ->
         lowered = exported.exported_program
         assert lowered is not None
         labels.put(exported.model, lowered)
-        names = {str(spec.target) for spec in lowered.graph_signature.input_specs}
-        optimize_apart(exported.model, names, exported.optimize)
+        optimize_apart(exported.model, weight_names(lowered), exported.optimize)
     except ExportError:
         raise
     except Exception as error:  # whatever a translation of one of hundreds of operators may raise

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 
 if TYPE_CHECKING:
     import onnx_ir
 
 
-def optimize_apart(model: onnx_ir.Model, names: set[str], optimize: Callable[[], None]) -> None:
+def weight_names(program: ExportedProgram) -> list[str]:
+    """The names of a program's parameters and buffers, in its order."""
+    kinds = {InputKind.PARAMETER, InputKind.BUFFER}
+    specs = program.graph_signature.input_specs
+    return [spec.target for spec in specs if spec.kind in kinds and spec.target is not None]
+
+
+def optimize_apart(model: onnx_ir.Model, names: Collection[str], optimize: Callable[[], None]) -> None:
     """Optimize a model and leave each of these weights its name.
 
     The optimizer makes small weights one whose numbers happen to be equal, such as all norms of a fresh

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,15 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.round_trip:
         chosen = [subject for subject in chosen if subject.dtype == first_dtype(subject)]
     ask = travel if options.round_trip else examine
-    rows = _examined(chosen, lambda subject: ask(subject, options.plan, options.stages))
+    rows: list[Any] = []
+    for row in _examined(chosen, lambda subject: ask(subject, options.plan, options.stages)):
+        rows.append(row)
+        if options.json:  # what was found is there, also of a run that is cut short
+            write(rows, options.json)
     out = Console(markup=False, highlight=False, emoji=False)
     out = out if out.is_terminal else Console(markup=False, highlight=False, emoji=False, width=_WIDE)
     out.print(trips_of(rows) if options.round_trip else table_of(rows))
     out.print(summary(rows))
-    if options.json:
-        write(rows, options.json)
     return int(any(row.failed for row in rows))
 
 
@@ -77,17 +79,15 @@ def _chosen(options: argparse.Namespace) -> list[Subject]:
     ]
 
 
-def _examined(chosen: Sequence[Subject], ask: Callable[[Subject], Any]) -> list[Any]:
+def _examined(chosen: Sequence[Subject], ask: Callable[[Subject], Any]) -> Iterator[Any]:
     """A row for each; a terminal sees which one is at work."""
-    rows: list[Any] = []
     shown = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with shown, silence():
         task = shown.add_task("", total=len(chosen))
         for subject in chosen:
             shown.update(task, description=subject.name)
-            rows.append(ask(subject))
+            yield ask(subject)
             shown.advance(task)
-    return rows
 
 
 if __name__ == "__main__":
