@@ -12,12 +12,14 @@
          "outputs": [{"name": "layers_0", "dtype": ..., "shape": ..., "boundary": "layers_0", "to": [1]}]},
         ...
       ],
-      "shared": {"embed.weight": [0, 3]}
+      "shared": {"embed.weight": [0, 3]},
+      "constants": {"scale": 2}
     }
 
 A value has one name in all files. `from` is the stage that writes it, or `input`; `to` are the stages that
 read it. `boundary` is empty for a value that carries no gradient (a mask, a size), and for outputs. `shared`
-are weights that several stages read: each of their files has a copy.
+are weights that several stages read: each of their files has a copy. `constants` are outputs that
+are the same whatever the model is given, and that no stage writes.
 """
 
 from __future__ import annotations
@@ -92,6 +94,7 @@ class Manifest:
     outputs: tuple[Read, ...]
     stages: tuple[StageFile, ...]
     shared: Mapping[str, tuple[int, ...]]
+    constants: Mapping[str, Any]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -212,6 +215,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
             for stage in manifest.stages
         ],
         "shared": {name: list(stages) for name, stages in manifest.shared.items()},
+        "constants": dict(manifest.constants),
     }
 
 
@@ -234,6 +238,7 @@ def _manifest(read: Mapping[str, Any]) -> Manifest:
             for stage in read["stages"]
         ),
         {_text(name): tuple(map(int, stages)) for name, stages in read["shared"].items()},
+        dict(read["constants"]),
     )
 
 

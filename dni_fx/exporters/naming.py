@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch.utils._pytree as pytree
 from torch.export import ExportedProgram
@@ -62,6 +62,17 @@ def _rename_values(model: onnx_ir.Model, inputs: list[str], outputs: list[str]) 
 
 
 def output_names(program: ExportedProgram) -> list[str]:
+    """The names of what the program computes, as `named_outputs` tells them."""
+    return [name for name, arg in named_outputs(program) if not isinstance(arg, ConstantArgument)]
+
+
+def constants(program: ExportedProgram) -> dict[str, Any]:
+    """The numbers and texts that the program returns whatever it is given, by the names of their places."""
+    found = [(name, arg.value) for name, arg in named_outputs(program) if isinstance(arg, ConstantArgument)]
+    return {name: value for name, value in found if value is not None}
+
+
+def named_outputs(program: ExportedProgram) -> list[tuple[str, Any]]:
     """`logits` if the program returns it by that name, `output` if it is alone, else `output_0` and on."""
     specs = [spec for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
     steps = [[str(k)] for k in range(len(specs))]
@@ -71,9 +82,8 @@ def output_names(program: ExportedProgram) -> list[str]:
             places = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(len(specs)), form))[0]
             steps = [[pytree.keystr((key,)).strip("[].'\"") for key in path] for path, _ in places]
     return [
-        "_".join(path if path and not path[0].isdecimal() else ["output", *path])
+        ("_".join(path if path and not path[0].isdecimal() else ["output", *path]), spec.arg)
         for spec, path in zip(specs, steps, strict=True)
-        if not isinstance(spec.arg, ConstantArgument)
     ]
 
 

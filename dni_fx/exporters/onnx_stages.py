@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from dni_fx.exporters.onnx import save
 from dni_fx.exporters.parts import Piece, split
 from dni_fx.exporters.references import references
 from dni_fx.exporters.translation import (
+    CONSTANTS,
     Translation,
     count_nodes,
     define_interface,
@@ -135,6 +137,7 @@ def _manifest(translation: Translation, pieces: list[Piece], files: list[tuple[P
         outputs=tuple(Read(_value(each), homes.get(each)) for each in whole.graph.outputs),
         stages=stages,
         shared={name: tuple(found) for name, found in weights.items() if len(found) > 1},
+        constants=json.loads(whole.metadata_props.get(CONSTANTS, "{}")),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
 import warnings
 from collections.abc import Generator, Mapping
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 DOMAIN = "dni_fx"
 """The domain of the nodes that show boundaries."""
+
+CONSTANTS = "dni_fx.constants"
+"""The key under which a model carries, as JSON, the outputs that are the same whatever it is given.
+
+A file returns tensors, so these are none of its outputs, and None is not even mentioned.
+"""
 
 _PACKAGES = {"onnx": "onnx", "onnx_ir": "onnx-ir", "onnxscript": "onnxscript"}
 _CHECK_PACKAGES = {**_PACKAGES, "onnxruntime": "onnxruntime"}
@@ -65,6 +72,7 @@ def translate(program: ExportedProgram, *, keep_interfaces: bool, opset: int) ->
             dict.fromkeys(_interfaces(program), _as_node if keep_interfaces else _as_nothing)
         )
         _refuse_what_onnx_lacks(plain)
+        _drop_constants(plain)
         # Optimizing joins nodes, after which it can no longer be told where each came from.
         exported = torch.onnx.export(
             plain, dynamo=True, verbose=False, opset_version=opset or None, optimize=False
@@ -87,6 +95,8 @@ def translate(program: ExportedProgram, *, keep_interfaces: bool, opset: int) ->
     origins = naming.origins(model, lowered)
     labels.tidy(model)
     naming.rename(model, program)
+    if constants := naming.constants(program):
+        model.metadata_props[CONSTANTS] = json.dumps(constants)
     model.producer_name = "dni_fx"
     model.producer_version = f"torch {torch.__version__}"
     return Translation(model, lowered, origins)
@@ -155,11 +165,21 @@ def _as_nothing(value: Tensor, boundary: str) -> Tensor:
     return value.clone()
 
 
+def _drop_constants(plain: ExportedProgram) -> None:
+    """Return None in the place of numbers and texts: the exporter takes nothing else that is no tensor."""
+    (output,) = plain.graph.find_nodes(op="output")
+    output.args = (tuple(each if isinstance(each, fx.Node) else None for each in output.args[0]),)
+    for spec in plain.graph_signature.output_specs:
+        if isinstance(spec.arg, ConstantArgument):
+            spec.arg = ConstantArgument(spec.arg.name, None)
+    plain.graph_module.recompile()
+
+
 def _refuse_what_onnx_lacks(lowered: ExportedProgram) -> None:
     """An ONNX graph is a function from tensors to tensors.
 
     Raises:
-        ExportError: the program writes to its state or its inputs, or returns a constant. Lists all of these.
+        ExportError: the program writes to its state or its inputs, or has side effects. Lists all of these.
     """
     kinds = {
         OutputKind.BUFFER_MUTATION: "the buffer",
@@ -171,10 +191,6 @@ def _refuse_what_onnx_lacks(lowered: ExportedProgram) -> None:
         if spec.kind in kinds:
             what = f"{kinds[spec.kind]} {spec.target!r}"
             problems.append(f"it writes to {what}, and a file keeps no state (use eval() mode)")
-        elif isinstance(spec.arg, ConstantArgument) and spec.arg.value is not None:
-            problems.append(
-                f"it returns the constant {spec.arg.value!r}, and a file returns tensors: leave it out"
-            )
     if any(spec.kind is InputKind.TOKEN for spec in lowered.graph_signature.input_specs):
         problems.append("it has side effects, and an ONNX file has none")
     if problems:

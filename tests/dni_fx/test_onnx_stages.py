@@ -35,7 +35,7 @@ class Reader(nn.Module):
         start = self.bias.expand(x.shape[0], 6)
         y = self.second(x).tanh() * mask[..., None]
         logits = F.linear(y + start[:, None], self.embed.weight)
-        return {"logits": logits, "hidden": (x, y), "mask": mask, "cache": None, "tokens": tokens}
+        return {"logits": logits, "hidden": (x, y), "mask": mask, "cache": None, "tokens": tokens, "kind": 3}
 
 
 def tokens(batch: int) -> tuple[Tensor, Tensor]:
@@ -90,6 +90,7 @@ def test_each_stage_reads_inputs_and_what_stages_before_it_write(manifest: dict[
         assert {(value["from"], value["name"]) for value in stage["inputs"]} <= known
         known |= {(stage["stage"], value["name"]) for value in stage["outputs"]}
     assert {(value["from"], value["name"]) for value in manifest["outputs"]} <= known
+    assert manifest["constants"] == {"kind": 3}
 
 
 def test_what_crosses_with_a_gradient_is_named_as_its_boundary_and_the_rest_crosses_plainly(
