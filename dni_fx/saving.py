@@ -190,10 +190,19 @@ def _meta(cut: Decoupled, call: Call, missing: str, literals: Mapping[str, list[
         "order": [name for name, _ in original.named_parameters(remove_duplicate=False)]
         + [name for name, _ in original.named_buffers(remove_duplicate=False)],
         "call": _described(call, signature_of(original)),
-        "result": pytree.treespec_dumps(cutting_of(cut).graphs[0].capture.out_spec),
+        "result": _result(cutting_of(cut).graphs[0].capture.out_spec),
         "literals": literals,
         "missing": missing,
     }
+
+
+def _result(form: pytree.TreeSpec) -> str:
+    try:
+        return pytree.treespec_dumps(form)
+    except NotImplementedError as error:  # a class that was registered without a name for files
+        raise FileError(
+            f"cannot save: a file cannot hold the form of what the model returns: {error}"
+        ) from None
 
 
 def _described(call: Call, signature: inspect.Signature) -> dict[str, Any]:

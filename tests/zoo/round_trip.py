@@ -134,6 +134,22 @@ STEPS: dict[str, Callable[[Luggage, Trip], None]] = {
 }
 
 
+def uncut(luggage: Luggage) -> str:
+    """What becomes of the model itself when torch alone exports it, for the example's sizes."""
+    args, kwargs = luggage.call(luggage.subject.batches[0])
+    path = luggage.folder / "uncut.onnx"
+    try:
+        program = torch.export.export(luggage.model().eval(), args, kwargs)
+        torch.onnx.export(program, dynamo=True, verbose=False, external_data=False, f=str(path))
+        onnxruntime.InferenceSession(str(path), _options(), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        return f"{type(root).__name__}: {str(root)[:200]}"
+    return "ok"
+
+
 def first_dtype(subject: Subject) -> torch.dtype:
     """The type of the one subject of this model that travels; all travel in 32 bits."""
     return torch.float64 if subject.family == "hand" else torch.float32
@@ -150,6 +166,8 @@ def travel(subject: Subject, plan: str = "", stages: int = 3) -> Trip:
                 step(luggage, trip)
             except Exception as error:  # any model's code runs here, and the next row is wanted
                 trip.failed[name] = said(error)
+                if name in ("export", "run"):
+                    trip.failed[name] += f" [uncut: {uncut(luggage)}]"
                 trip.checks[name] = False
                 break
             trip.checks[name] = True
