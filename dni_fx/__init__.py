@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dni_fx.interface import Interface as Interface
     from dni_fx.link import Link as Link
     from dni_fx.program import Program as Program
+    from dni_fx.sharing import from_pretrained as from_pretrained
+    from dni_fx.sharing import save_interfaces as save_interfaces
     from dni_fx.training.batches import accuracy as accuracy
     from dni_fx.training.callbacks import Callback as Callback
     from dni_fx.training.evaluation import evaluate as evaluate
@@ -62,6 +64,8 @@ _HOME = {name: "dni_fx.verbs" for name in _VERBS.split()} | {
     "accuracy": "dni_fx.training.batches",
     "diagnose": "dni_fx.history",
     "evaluate": "dni_fx.training.evaluation",
+    "from_pretrained": "dni_fx.sharing",
+    "save_interfaces": "dni_fx.sharing",
 }
 
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -56,13 +56,13 @@ class Ahead(nn.Module):
             found = list[Tensor | None](torch.autograd.grad(error * interface.aux, asked, allow_unused=True))
         self.error = float(error.detach())
         if all(bool(each.isfinite().all()) for each in found if each is not None):
+            self.optimizer.settings = interface
             self.optimizer.collect(found[len(leaves) :])
         return [
             torch.zeros_like(leaf) if each is None else each
             for leaf, each in zip(leaves, found, strict=False)
         ]
 
-    def step(self, interface: Interface) -> None:
+    def step(self) -> None:
         """Take what was learned since the last time."""
-        self.optimizer.settings = interface
         self.optimizer.step(list(self.learner.parameters()), self.learner.pace)

@@ -8,17 +8,14 @@ to the same weights. Synthesizer state lies under `data/dni_fx/`, the rest in `e
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import os
-import secrets
 import stat
 import zipfile
-from collections.abc import Collection, Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,8 +23,12 @@ from torch._export.serde.serialize import SerializedArtifact, deserialize, seria
 from torch.export import ExportedProgram
 
 from dni_fx.errors import FileError
+from dni_fx.files import replacing
+from dni_fx.json_types import parse_json
+from dni_fx.members import read_members
 from dni_fx.payload import PayloadReader, PayloadWriter, Write
-from dni_fx.vetting import clean_program, read_members, vet_program
+from dni_fx.sample_inputs import read_sample_inputs
+from dni_fx.vetting import clean_program, vet_program
 
 VERSION = 1
 """The version of what dni_fx adds to a `.pt2` file. A newer one is refused, by its number."""
@@ -35,6 +36,7 @@ VERSION = 1
 _MODELS = {"eval": "model", "train": "train"}  # `torch.export.load` takes the one called `model`
 _WEIGHTS, _CONSTANTS, _OURS = "data/weights", "data/constants", "data/dni_fx"
 _STATE, _META = f"{_OURS}/state_config.json", "extra/dni_fx.json"
+_MOST_META = 64 * 2**20
 _HEADER = {"archive_format": b"pt2", "archive_version": b"0", ".data/version": b"6\n", "byteorder": b"little"}
 
 
@@ -69,14 +71,11 @@ def write(
     Raises:
         FileError: the file cannot be written, or a program or tensor cannot be put in one.
     """
-    target = Path(os.path.realpath(path))  # a link stays a link
     try:
-        with _replacing(target) as file, zipfile.ZipFile(file, "w") as archive:
+        with replacing(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
             _write_members(_into(archive), programs, state, meta)
     except FileError:
         raise
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
     except Exception as error:  # torch says that it cannot serialize an operator in many ways
         raise FileError(f"cannot write {path}: {type(error).__name__}: {error}") from error
 
@@ -163,16 +162,20 @@ def _read_meta(path: Path, members: Mapping[str, bytearray]) -> dict[str, Any] |
     if _META not in members:
         return None
     try:
-        read = json.loads(members[_META])
-        version, meta = int(read["version"]), dict(read["meta"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FileError(f"cannot read {path}: {_META} is not what dni_fx writes there ({error!r}).") from None
+        read = parse_json(members[_META], _MOST_META)
+        version, meta = read["version"], read["meta"]
+        if type(version) is not int or version < 1 or not isinstance(meta, dict):
+            raise ValueError(f"version {version!r:.20}, and a {type(meta).__name__}")
+    except (ValueError, LookupError, TypeError) as error:
+        raise FileError(
+            f"cannot read {path}: {_META} is not what dni_fx writes there ({error!r:.200})."
+        ) from None
     if version > VERSION:
         raise FileError(
             f"cannot read {path}: it has version {version}, newer than {VERSION}, which is all that this "
             "dni_fx reads. Install a newer dni_fx."
         )
-    return meta
+    return cast("dict[str, Any]", meta)
 
 
 def _read_program(
@@ -181,7 +184,7 @@ def _read_program(
     graph = vet_program(members[f"models/{name}.json"], f"{path}, models/{name}.json", trusted)
     state = payload.tensors(f"{_WEIGHTS}/{name}_weights_config.json", _WEIGHTS)
     constants = payload.tensors(f"{_CONSTANTS}/{name}_constants_config.json", _CONSTANTS)
-    example = _read_example(path, members.get(f"data/sample_inputs/{name}.pt"))
+    example = read_sample_inputs(path, members.get(f"data/sample_inputs/{name}.pt"))
     # The fields are annotated as what a file holds; what is tensors already, torch takes as it is.
     artifact: Any = (graph, state, constants, example)
     try:
@@ -189,25 +192,9 @@ def _read_program(
     except Exception as error:  # whatever torch finds wrong with a graph, in the types it happens to raise
         problem = str(error).strip().splitlines() or [type(error).__name__]
         raise FileError(
-            f"cannot read {path}: torch {torch.__version__} cannot rebuild program {name!r}: {problem[-1]}"
+            f"cannot read {path}: torch {torch.__version__} cannot rebuild program {name!r}: "
+            f"{problem[-1]:.500}"
         ) from error
-
-
-def _read_example(path: Path, member: bytearray | None) -> Any:
-    if not member:
-        return None
-    try:
-        example = torch.load(io.BytesIO(member), weights_only=True)
-    except Exception as error:  # the unpickler's own errors, and everything a damaged pickle can lead to
-        raise FileError(
-            f"refused to load {path}: its example inputs are not plain tensors and containers, and reading "
-            "anything else can run code. Save the program with such inputs only."
-        ) from error
-    if not isinstance(example, tuple):
-        raise FileError(
-            f"cannot read {path}: its example inputs are a {type(example).__name__}, not a tuple."
-        )
-    return example
 
 
 def _foreign(path: Path, programs: Mapping[str, ExportedProgram]) -> Archive:
@@ -241,20 +228,3 @@ def _into(archive: zipfile.ZipFile) -> Write:
             member.write(content)
 
     return write
-
-
-@contextmanager
-def _replacing(target: Path) -> Generator[IO[bytes], None, None]:
-    """A new file that takes the place of `target` when it is complete, and vanishes if it is not."""
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileNotFoundError):
-            part.chmod(stat.S_IMODE(target.stat().st_mode))
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

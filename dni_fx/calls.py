@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.utils._pytree as pytree
@@ -134,7 +134,7 @@ def call_of(signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str,
     """
     bound = signature.bind(*args, **kwargs)
     # By far the most calls pass tensors side by side; a walk through the arguments would cost them time.
-    if not all(isinstance(value, _SIMPLE) for value in bound.arguments.values()):
+    if not all(map(_is_simple, bound.arguments.values())):
         bound = inspect.BoundArguments(signature, _opened(bound.arguments))
     flat, spec = pytree.tree_flatten((bound.args, bound.kwargs))
     tensors = [item for item in flat if isinstance(item, Tensor)]
@@ -147,6 +147,13 @@ def call_of(signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str,
         )
     kinds = tuple((tensor.dtype, tensor.requires_grad) for tensor in tensors)
     return Call(Form(spec, constants, kinds, _names(signature, bound)), tuple(tensors))
+
+
+def _is_simple(value: object) -> bool:
+    """Whether there is no class in it that torch does not know: state is tensors in tuples, as a rule."""
+    if type(value) in (tuple, list):
+        return all(map(_is_simple, cast("Sequence[object]", value)))
+    return isinstance(value, _SIMPLE)
 
 
 def _opened(arguments: Mapping[str, Any]) -> OrderedDict[str, Any]:

@@ -16,11 +16,12 @@ Sources:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dni_fx.dni import DNI
@@ -30,6 +31,8 @@ from dni_fx.gradients import added
 from dni_fx.step import Synthesis
 from passes.chunks import as_it_was, batch_in_front
 
+_MOST = 10_000
+"""So many operations before a state are looked at: Python cannot let go of many more."""
 RESET = "dni_reset"
 """The keyword of a call under which samples are marked whose episode ends with it."""
 
@@ -75,6 +78,7 @@ class Passage:
     def close(self, active: set[int]) -> None:
         """Learn from what has arrived at the leaves that `enter` made, if all their readers are `active`."""
         for edge in self.edges:
+            edge.hand_down()
             if active.issuperset(edge.dni.spec.consumers):
                 edge.arrive([leaf.grad for leaf in edge.leaves])
 
@@ -98,13 +102,16 @@ class _Edge:
         self.carried: Tensor | None = None
         self.wanted: Sequence[Tensor | None] = ()
         self.leaves: list[Tensor] = []
+        self.learned: list[Tensor | None] = []
         self.upward: tuple[Tensor, ...] = ()
 
     def enter(self, entered: list[Tensor], as_leaves: bool) -> None:
         """Guess for the state that comes in, to be taught by what arrives there."""
         state = [entered[at].detach() for at in self.reads]
         self.given = self._flat(state)
-        if self.dni.wants_truth:
+        self.learned = [entered[at] if is_first(entered[at]) else None for at in self.reads]
+        begins = any(each is not None for each in self.learned)  # and for that no guess is ever sent
+        if self.dni.wants_truth and not begins:
             self.carried = _carried(self.given)
             if self.carried is None or self.carried.numel():
                 self.synthesis = self.dni.synthesize(tuple(self._lesson(each) for each in self.given))
@@ -112,7 +119,10 @@ class _Edge:
             self.leaves = [each.requires_grad_() for each in state]
             given: Sequence[Tensor] = self.leaves
         else:
-            given = _Listen.apply(self, *(each.requires_grad_() for each in state))
+            both = zip(self.learned, state, strict=True)
+            given = _Listen.apply(
+                self, *(each.requires_grad_() if own is None else own for own, each in both)
+            )
         for at, value in zip(self.reads, given, strict=True):
             entered[at] = value
 
@@ -136,6 +146,12 @@ class _Edge:
             if _is_live(value):
                 left[at] = _Send.apply(self, at in self.writes, value, *live)
 
+    def hand_down(self) -> None:
+        """Bring what has arrived at the leaves to a first state that the user learns."""
+        for own, leaf in zip(self.learned, self.leaves, strict=True):
+            if own is not None and leaf.grad is not None:
+                torch.autograd.backward(own, leaf.grad, retain_graph=True)  # parts may be of one parameter
+
     def arrive(self, true: Sequence[Tensor | None]) -> None:
         """Learn from the gradient of the state that came in."""
         if self.synthesis is not None:
@@ -147,7 +163,7 @@ class _Edge:
 
     def _lesson(self, value: Tensor) -> Tensor:
         """Of all samples, those that something is to be learned from."""
-        return value if self.carried is None else value[self.carried]
+        return value if self.carried is None else value.index_select(0, self.carried)
 
     def _look_ahead(self, guess: Synthesis) -> None:
         """Compare the guess for the new state with what the old one tells of it."""
@@ -169,7 +185,7 @@ class _Edge:
         formed: list[Tensor] = []
         for guess, value, dim in zip(up, state, self.dims, strict=True):
             each = torch.zeros_like(value) if guess is None else as_it_was(guess, value, dim)
-            formed.append(each if reset is None else torch.where(_along(reset, each, dim), 0, each))
+            formed.append(each if reset is None else each.masked_fill(_along(reset, each, dim), 0))
         return tuple(formed)
 
 
@@ -177,19 +193,17 @@ class _Listen(torch.autograd.Function):
     """Identity; in backward the gradient ends here, and teaches."""
 
     @staticmethod
-    def forward(edge: _Edge, *state: Tensor) -> tuple[Tensor, ...]:
-        return tuple(each.view_as(each) for each in state)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.edge = inputs[0]
+    def forward(ctx: Any, edge: _Edge, *state: Tensor) -> tuple[Tensor, ...]:
+        ctx.edge = edge
         ctx.set_materialize_grads(False)
+        return tuple(each.view_as(each) for each in state)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *true: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.edge.arrive(true)
-        return None, *(None for _ in true)
+        both = zip(true, ctx.edge.learned, strict=True)
+        return None, *(None if own is None else up for up, own in both)
 
 
 class _Send(torch.autograd.Function):
@@ -199,13 +213,10 @@ class _Send(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(edge: _Edge, own: bool, output: Tensor, *state: Tensor) -> Tensor:
-        return output.clone() if own else output.view_as(output)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.edge, ctx.count = inputs[0], len(inputs) - 3
+    def forward(ctx: Any, edge: _Edge, own: bool, output: Tensor, *state: Tensor) -> Tensor:
+        ctx.edge, ctx.count = edge, len(state)
         ctx.set_materialize_grads(False)
+        return output.clone() if own else output.view_as(output)
 
     @staticmethod
     @once_differentiable
@@ -219,8 +230,33 @@ def _carried(state: Sequence[Tensor]) -> Tensor | None:
     No guess is ever sent for the state that an episode begins with. What arrives there would teach nothing
     that is asked for, and be the noisiest part of the lesson: nothing of the episode is known yet.
     """
-    begun = torch.stack([each.flatten(1).any(1) for each in state]).any(0)
-    return None if bool(begun.all()) else begun.nonzero().squeeze(1)
+    begun = functools.reduce(torch.logical_or, [each.flatten(1).any(1) for each in state])
+    found = begun.nonzero().squeeze(1)
+    return None if len(found) == len(begun) else found
+
+
+def is_first(state: Tensor) -> bool:
+    """Whether this is no state that a step has returned, but one that the user learns.
+
+    Such is a parameter, or what was made of nothing but parameters, with no step of a cut model in between.
+    """
+    if isinstance(state, nn.Parameter):
+        return state.requires_grad
+    if state.grad_fn is None:
+        return False
+    waiting: list[Any] = [state.grad_fn]
+    seen: set[Any] = set()
+    while waiting and len(seen) < _MOST:
+        function = waiting.pop()
+        if function is None or function in seen:
+            continue
+        is_of_step = getattr(function, "_forward_cls", None) in (_Listen, _Send)
+        end = getattr(function, "variable", None)
+        if is_of_step or not (end is None or isinstance(end, nn.Parameter)):
+            return False
+        seen.add(function)
+        waiting += [following for following, _ in function.next_functions]
+    return not waiting
 
 
 def _is_live(value: object) -> bool:

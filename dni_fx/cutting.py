@@ -13,7 +13,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from dni_fx.calls import Call, call_of
-from dni_fx.carry import Passage, end_episodes
+from dni_fx.carry import Passage, end_episodes, is_first
 from dni_fx.compiled import condition_of, number_of
 from dni_fx.cut_graph import CutGraph, Marked, misfits, specs_of
 from dni_fx.dni import DNI
@@ -122,8 +122,11 @@ class Cutting:
         return Passage(() if self.step.exact else graph.feedback, self.filled(), reset)
 
     def opened(self, tree: nn.Module, call: Call) -> Call:
-        """The same call whose carried state hangs on no step before, and whose gradient is asked for."""
-        return call if self.step.exact else self.carry.opened(signature_of(tree), call)
+        """The same call whose carried state hangs on no step before, and whose gradient is asked for.
+
+        A first state that the user learns, a parameter or made from some, hangs on that.
+        """
+        return call if self.step.exact else self.carry.opened(signature_of(tree), call, is_first)
 
     def ended(
         self, tree: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any, reset: Any

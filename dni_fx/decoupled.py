@@ -65,7 +65,8 @@ class Decoupled(nn.Module):
         In train mode with gradients enabled, backward then sends synthetic gradients across the cuts;
         `dni_context` is handed to the synthesizers, usually the labels. The first such call captures
         and cuts the model if no example was given before. Where state is carried, `dni_reset`, `(batch,)`,
-        marks the samples whose episode ends with this step: their state is returned as zeros.
+        marks the samples whose episode ends with this step: their state is returned as zeros. A first state
+        that is learned, a parameter or made from some, gets the true gradient of the call that it begins.
 
         Raises:
             CaptureError: no front-end can capture the model.

@@ -44,7 +44,7 @@ class Sums:
         for guess, target in zip(guesses, targets, strict=True):
             g, t = guess.detach().flatten().to(target.dtype), target.flatten()
             rows += [torch.dot(g, g), torch.dot(g, t), torch.dot(t, t)]
-        figures = torch.cat([torch.stack(rows).double(), units.to(rows[0].device).double()]).tolist()
+        figures = torch.cat([torch.stack(rows), units.to(rows[0].device)]).tolist()
         end = len(rows)
         guess_squares, products, target_squares = (tuple(figures[at:end:3]) for at in range(3))
         return Sums(guess_squares, products, target_squares, tuple(figures[end:]))

@@ -197,8 +197,7 @@ class DNI(Pupil):
         parts = zip(synthesis.gradients, values, true, synthesis.units, factors, strict=True)
         for guess, value, exact, unit, factor in parts:
             guess = guess.detach().to(wide(guess))  # a mean loss makes gradients too small for half precision
-            own = unit / synthesis.batch if synthesis.natural else torch.ones_like(unit)
-            guess = bounded(guess, self.interface.clip, own)
+            guess = bounded(guess, self.interface.clip, unit / synthesis.batch if synthesis.natural else None)
             if not synthesis.natural:  # a number and a tensor of float32 would be multiplied in float32
                 guess = guess * (unit * (factor / synthesis.batch)).to(guess.dtype)
             elif factor != 1:  # else no second tensor of this size is there while the stage runs backward
@@ -218,7 +217,7 @@ class DNI(Pupil):
         """Update the learner, and what looks ahead, by what was collected since the last time."""
         super().step()
         if self.ahead is not None:
-            self.ahead.step(self.interface)
+            self.ahead.step()
 
     def _check_needs(self, now: Step) -> None:
         place = f"{self.synthesizer} at {self.spec.name} (after {self.spec.values[0].anchor})"

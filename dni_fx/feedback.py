@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,8 +14,8 @@ from torch import Tensor, fx
 from dni_fx.calls import Call, Form
 from dni_fx.errors import CaptureError, DniError, PlanError
 from dni_fx.fields import with_fields
+from dni_fx.state_values import batch_dim_of, check_alike, value_spec_of
 from passes import BoundarySpec, ValueSpec
-from passes.anchors import Anchor
 from passes.values import value_of
 
 
@@ -96,16 +96,23 @@ class Carry:
         """
         if argument not in self._batch_dims:
             tensors = [each for each in state if isinstance(each, Tensor)]
-            self._batch_dims[argument] = tuple(_batch_dim(each, batch, argument) for each in tensors)
+            self._batch_dims[argument] = tuple(batch_dim_of(each, batch, argument) for each in tensors)
         return self._batch_dims[argument]
 
-    def opened(self, signature: inspect.Signature, call: Call) -> Call:
-        """The same call whose state hangs on no step before, and whose gradient is asked for."""
+    def opened(
+        self, signature: inspect.Signature, call: Call, is_own: Callable[[Tensor], bool] | None = None
+    ) -> Call:
+        """The same call whose state hangs on no step before, and whose gradient is asked for.
+
+        State that `is_own` to the caller, as a parameter is, stays as it is.
+        """
         if not self.paths:
             return call
         places = {at for found in self.places(signature, call).values() for at in found}
         leaves = tuple(
-            leaf.detach().requires_grad_() if at in places and leaf.is_floating_point() else leaf
+            leaf.detach().requires_grad_()
+            if at in places and leaf.is_floating_point() and not (is_own and is_own(leaf))
+            else leaf
             for at, leaf in enumerate(call.leaves)
         )
         kinds = tuple((leaf.dtype, leaf.requires_grad) for leaf in leaves)
@@ -142,7 +149,7 @@ class Carry:
         result: Any = next(iter(reversed(graph.nodes))).args[0]
         for edge in self.edges(signature, call, out_spec):
             for read, write in zip(edge.reads, edge.writes, strict=True):
-                _check_alike(edge.argument, inputs[read], result[write])
+                check_alike(edge.argument, inputs[read], result[write], call.leaves[read])
                 inputs[read].meta["carried"] = result[write].name
 
     def located(
@@ -153,7 +160,7 @@ class Carry:
         Raises:
             PlanError: an output is no tensor like the state.
         """
-        return tuple(_located(edge, graph) for edge in self.edges(signature, call, out_spec))
+        return tuple(_located(edge, graph, call) for edge in self.edges(signature, call, out_spec))
 
 
 def reads_of(signature: inspect.Signature, form: Form, argument: str) -> tuple[int, ...]:
@@ -201,7 +208,7 @@ def name_of(argument: str) -> str:
     return f"carried_{argument}"
 
 
-def _located(feedback: Feedback, graph: fx.Graph) -> Feedback:
+def _located(feedback: Feedback, graph: fx.Graph, call: Call) -> Feedback:
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     result: Any = next(iter(reversed(graph.nodes))).args[0]
     values: list[ValueSpec] = []
@@ -210,10 +217,10 @@ def _located(feedback: Feedback, graph: fx.Graph) -> Feedback:
     makers: list[fx.Node] = []
     for at, (read, write) in enumerate(zip(feedback.reads, feedback.writes, strict=True)):
         node, source = inputs[read], result[write]
-        _check_alike(feedback.argument, node, source)
+        check_alike(feedback.argument, node, source, call.leaves[read])
         if value_of(source).requires_grad:
             carries.append(at)
-            values.append(_value_spec(node, feedback.batch_dims[at]))
+            values.append(value_spec_of(node, feedback.batch_dims[at]))
             makers.append(source)
             readers += node.users
     if not values:
@@ -253,43 +260,3 @@ def _shape(whole: Any) -> str:
     if isinstance(whole, tuple | list):
         return f"a {type(whole).__name__} of {len(whole)}"
     return f"a {type(whole).__name__ if not isinstance(whole, int) else 'tensor'}"
-
-
-def _batch_dim(leaf: Tensor, batch: int, argument: str) -> int:
-    last = leaf.dim() if leaf.dim() == 1 else leaf.dim() - 1
-    found = [at for at in range(last) if leaf.shape[at] == batch]
-    if len(found) != 1:
-        several = "several dimensions are" if found else "no dimension is"
-        raise PlanError(
-            f"cannot tell which dimension of {argument!r}, {tuple(leaf.shape)}, is the batch: {several} of "
-            f"its size, {batch}, which is the first one of the first input. Give an example whose batch has "
-            "a size of its own, to a model that has time second (batch_first=True)."
-        )
-    return found[0]
-
-
-def _check_alike(argument: str, node: fx.Node, source: Any) -> None:
-    wanted = value_of(node)
-    given = value_of(source) if isinstance(source, fx.Node) else None
-    if given is None or given.shape != wanted.shape or given.dtype != wanted.dtype:
-        is_told = given is not None and given.shape is not None
-        what = f"{given.dtype} of shape {given.shape}" if given is not None and is_told else "no tensor"
-        raise PlanError(
-            f"what is carried to {argument!r} is {what}, and {node.name} is {wanted.dtype} of shape "
-            f"{wanted.shape}. State comes back in the form in which it is passed in."
-        )
-
-
-def _value_spec(node: fx.Node, batch_dim: int) -> ValueSpec:
-    """Batch first, one row each, if the batch is not in front: layers before it count as features."""
-    value = value_of(node)
-    assert value.shape is not None
-    assert value.dtype is not None
-    anchor = Anchor(node.name)
-    if not batch_dim:
-        return ValueSpec(anchor, value.shape, value.dims, value.dtype, 0, value.feature_dim)
-    batch = value.shape[batch_dim]
-    features = 1
-    for at, size in enumerate(value.shape):
-        features *= 1 if at == batch_dim else size
-    return ValueSpec(anchor, (batch, features), ("b", features), value.dtype, 0, 1)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import secrets
 import stat
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from dni_fx.errors import FileError
 
@@ -32,22 +37,39 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         FileError: the path cannot be written.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[IO[bytes]]:
+    """A new file that takes the place of `path` when it is complete, and vanishes if it is not.
+
+    What is there stays as it was until then, also if the process is killed; the new file has its permissions,
+    and a link to it stays a link.
+
+    Raises:
+        FileError: the path cannot be written.
+    """
     _refuse_other_kinds(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
     try:
-        for other in path.parent.glob(f".{path.name}.*.part"):
+        for other in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
             if not _is_alive(other.suffixes[-2]):  # left by a process that was killed
                 other.unlink(missing_ok=True)
         try:
-            with part.open("wb") as file:
-                file.write(data)
+            with part.open("xb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
+            with suppress(FileNotFoundError):
+                part.chmod(stat.S_IMODE(target.stat().st_mode))
+            part.replace(target)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}.") from None
+        raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
 def _refuse_other_kinds(path: Path) -> None:

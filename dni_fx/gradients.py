@@ -64,13 +64,14 @@ def _is_reentrant(outputs: Sequence[Tensor]) -> bool:
     return False
 
 
-def bounded(guess: Tensor, clip: float, unit: Tensor) -> Tensor:
+def bounded(guess: Tensor, clip: float, unit: Tensor | None = None) -> Tensor:
     """The guess, shortened to a root mean square of `clip` units if it is longer, or zeros if not finite.
 
-    Where the unit is 0, because no true gradient has arrived yet, nothing is too long.
+    Without a unit it is 1. Where it is 0, because no true gradient has arrived yet, nothing is too long.
     """
     length = torch.linalg.vector_norm(guess)
-    most = clip * math.sqrt(guess.numel()) * unit.to(length)
+    most = clip * math.sqrt(guess.numel())
+    most = torch.full_like(length, most) if unit is None else most * unit.to(length)
     if guess.device.type != "cpu":  # asks nothing of the device
         most = torch.where(most > 0, most / length, torch.inf).clamp(max=1)
         return torch.where(length.isfinite(), guess * most, 0)

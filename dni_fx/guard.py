@@ -23,13 +23,15 @@ class Guard(nn.Module):
     A step counts if the smoothed cosine of synthetic and true gradient is 0 or below, up to ten times the
     lower it is, if one of both is not finite, and ten times if the guess is far too large. A true
     gradient that is 0 says nothing. A locked boundary sends true gradients, or zeros where these come too
-    late; its synthesizer goes on learning, and `release` puts it back to work.
+    late; its synthesizer goes on learning, and `release` puts it back to work. `place` is how the user comes
+    to the boundary, if it is none of a model.
     """
 
     def __init__(self, patience: int, instead: str = "true gradients") -> None:
         super().__init__()
         self.patience = patience
         self.instead = instead
+        self.place = ""
         # Averages of models take no bool.
         self.register_buffer("state", torch.zeros(3))
         self._known: tuple[int, float, bool] | None = None
@@ -63,9 +65,10 @@ class Guard(nn.Module):
             locked = True
             away = f"pointed away from the true ones, step after step, by a mean cosine of {smooth:.3f}"
             why = "were not finite, or far too large, step after step" if is_broken else away
+            place = self.place or f"dni_fx.boundaries(model)[{name!r}]"
             warn(
                 f"the synthetic gradients at {name} {why}. The boundary sends {self.instead} "
-                f"from now on; dni_fx.boundaries(model)[{name!r}].guard.release() trusts it again."
+                f"from now on; {place}.guard.release() trusts it again."
             )
         self._keep(count, smooth, locked)
 
@@ -83,7 +86,7 @@ class Guard(nn.Module):
         kept = torch.tensor([count, smooth, locked])
         self.get_buffer("state").copy_(kept)
         # As it is saved, so that a run that is resumed goes on alike.
-        self._known = count, float(kept[1]), locked
+        self._known = count, kept.tolist()[1], locked
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -52,9 +52,11 @@ class Adam(nn.Module):
         if not self.size or not self.has_pending:
             return
         self.steps: Tensor
+        pending = self._all("pending")
+        fused = _is_fused(pending)
         adam(
             list(parameters),
-            self._all("pending"),
+            pending,
             self._all("first"),
             self._all("second"),
             [],
@@ -67,24 +69,18 @@ class Adam(nn.Module):
             weight_decay=self.settings.decay,
             eps=1e-8,
             maximize=False,
-            fused=self._is_fused(),
+            fused=fused,
             foreach=False,
             decoupled_weight_decay=True,
         )
         assert counter is self.steps
-        if self._is_fused():  # one kernel does not say that it has written
+        if fused:  # one kernel does not say that it has written
             torch.autograd.graph.increment_version(parameters)
         self._mark(False)
 
-    def _is_fused(self) -> bool:
-        """Whether one kernel can do it all, as PyTorch has it for these devices and types."""
-        return all(
-            each.device.type in {"cpu", "cuda"} and each.dtype in {torch.float32, torch.float64}
-            for each in self._all("pending")
-        )
-
     def _all(self, kind: str) -> list[Tensor]:
-        return [getattr(self, f"{kind}_{i}") for i in range(self.size)]
+        buffers: dict[str, Tensor] = vars(self)["_buffers"]
+        return [buffers[f"{kind}_{i}"] for i in range(self.size)]
 
     @property
     def has_pending(self) -> bool:
@@ -101,3 +97,11 @@ class Adam(nn.Module):
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._has_pending = None
+
+
+def _is_fused(gradients: Sequence[Tensor]) -> bool:
+    """Whether one kernel can do it all, as PyTorch has it for these devices and types."""
+    return all(
+        each.device.type in {"cpu", "cuda"} and each.dtype in {torch.float32, torch.float64}
+        for each in gradients
+    )

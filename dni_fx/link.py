@@ -63,6 +63,7 @@ class Link(nn.Module):
         spec = BoundarySpec("message", (value,), producer=0, consumers=(1,), rate=rate, classes=classes)
         with torch.random.fork_rng(devices=[]):
             self.dni = DNI(spec, chosen, how, Step()).to(example.device)
+        self.dni.guard.place = "link.dni"
         self.rate = rate
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
 

@@ -15,8 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._export.serde import schema
 
-from dni_fx.errors import FileError
+from dni_fx.errors import FileError, first_line
+from dni_fx.json_types import parse_json, wrong_types
+from dni_fx.members import refuse
+from dni_fx.sample_inputs import oversized
 
 # The numbers are torch's, from the schema of exported programs.
 _DTYPES = {
@@ -41,6 +45,7 @@ _DTYPES = {
 }
 _OF_NUMBER = {number: dtype for dtype, number in _DTYPES.items()}
 _STRIDED = 7
+_MOST_TOLD = 20
 
 Write = Callable[[str, "bytes | memoryview[int]"], None]
 Table = dict[str, dict[str, Any]]
@@ -116,10 +121,15 @@ class PayloadReader:
         if table not in self._members:
             raise FileError(f"cannot read {self._path}: it has no {table}, so it was not written whole.")
         try:
-            config: Table = json.loads(self._members[table])["config"]
+            content = parse_json(self._members[table])
+            problems = list(wrong_types(content, schema.PayloadConfig, closed="_Union"))
+            refuse(f"cannot read {self._path}: {table} is no table of tensors", problems[:_MOST_TOLD])
+            config: Table = content["config"]
             return {name: self._tied(folder, entry) for name, entry in config.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
-            why = str(error) if isinstance(error, RuntimeError) else repr(error)
+        except FileError:
+            raise
+        except Exception as error:  # whatever torch finds wrong with sizes, in the types it happens to raise
+            why = first_line(error) if isinstance(error, RuntimeError) else repr(error)
             raise FileError(f"cannot read {self._path}: {table} does not fit the file: {why}.") from error
 
     def _tied(self, folder: str, entry: dict[str, Any]) -> Tensor:
@@ -136,21 +146,40 @@ class PayloadReader:
             )
         if meta["layout"] != _STRIDED:
             raise ValueError(f"{member} is not a plain strided tensor")
-        device = torch.device(meta["device"]["type"], meta["device"]["index"])
-        flat = self._memory(member, _OF_NUMBER[meta["dtype"]], device)
+        if meta["dtype"] not in _OF_NUMBER:
+            raise ValueError(f"{member} is of a type with the number {meta['dtype']}, which is not known")
+        flat = self._memory(member, _OF_NUMBER[meta["dtype"]], self._device(member, meta["device"]))
         sizes, strides = _integers(meta["sizes"]), _integers(meta["strides"])
         if not flat.numel() and math.prod(sizes):
             raise ValueError(f"{member} is empty")
         tensor = flat.as_strided(sizes, strides, *_integers([meta["storage_offset"]]))
+        if why := oversized(tensor, len(self._members[member])):
+            raise ValueError(f"{member} {why}")
         if entry["is_param"]:
-            return nn.Parameter(tensor, requires_grad=bool(meta["requires_grad"]))
-        return tensor.requires_grad_(bool(meta["requires_grad"]))
+            return nn.Parameter(tensor, requires_grad=meta["requires_grad"])
+        return tensor.requires_grad_(meta["requires_grad"])
+
+    def _device(self, member: str, described: dict[str, Any]) -> torch.device:
+        device = torch.device(
+            *(each for each in (described["type"], described.get("index")) if each is not None)
+        )
+        if device.type == "meta":
+            raise ValueError(f"{member} is on the meta device, where there are no numbers")
+        try:
+            torch.empty(0, device=device)
+        except Exception as error:  # each kind of device says in another type that it is not there
+            raise FileError(
+                f"cannot read {self._path}: {member} was on {device}, and here that is not to be had "
+                f"({first_line(error):.100}). Save the model from the CPU: cut.cpu()."
+            ) from None
+        return device
 
     def _memory(self, member: str, dtype: torch.dtype, device: torch.device) -> Tensor:
         """All of a member, made once, so that tensors which shared memory share it again."""
         key = member, dtype, device
         if key not in self._memories:
-            data = self._members[member]
+            if (data := self._members.get(member)) is None:
+                raise ValueError(f"there is no {member}")
             flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
             self._memories[key] = flat.to(device)
         return self._memories[key]

@@ -175,7 +175,6 @@ class Pupil(nn.Module):
         """Update the learner with what was collected since the last time; no guess waits for a loss now."""
         self.waits_for_loss = []
         if self.optimizer is not None and self.optimizer.has_pending:
-            self.optimizer.settings = self.interface  # which may have been changed since
             self.optimizer.step(list(self.learner.parameters()), self.learner.pace)
 
     def _learn_from(self, synthesis: Synthesis, truths: Sequence[Tensor]) -> None:
@@ -244,6 +243,7 @@ class Pupil(nn.Module):
 
     def _add(self, gradients: Sequence[Tensor | None], gradient_scale: float) -> None:
         if self.optimizer is not None:
+            self.optimizer.settings = self.interface  # as it is now, whenever the step comes
             self.optimizer.collect(gradients)
             return
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -11,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import nn
 from torch.export import ExportedProgram
 
 from dni_fx import archive
-from dni_fx.calls import Call, Form, form_of
+from dni_fx.calls import Call
 from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, bare, cutting_of, detach, dnis
-from dni_fx.errors import ExportError, FileError
+from dni_fx.description import check_description, described_call, form_in, signature_in
+from dni_fx.errors import DniError, ExportError, FileError, first_line
 from dni_fx.exported import Exported, export_graph
 from dni_fx.feedback import Carry
 from dni_fx.literals import Literal, literals_of, put_literals
@@ -29,19 +28,12 @@ from dni_fx.program import Capture, Program, signature_of
 from dni_fx.refusals import refuse_own_hooks
 from dni_fx.restored import Restored, Saved, plant, restored_class, without_markers
 from dni_fx.sources import exported_program
+from dni_fx.trees import tree_of, writable_tree
 from dni_fx.unlifted import capture_of
 from dni_fx.warning import warn
-from passes import Plan, copy_graph
+from passes import GraphError, Plan, copy_graph
 from passes.anchors import set_anchors
 from passes.chunk_time import in_one_piece
-
-_KINDS = (
-    inspect.Parameter.POSITIONAL_ONLY,
-    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    inspect.Parameter.VAR_POSITIONAL,
-    inspect.Parameter.KEYWORD_ONLY,
-    inspect.Parameter.VAR_KEYWORD,
-)
 
 
 @dataclass(frozen=True)
@@ -126,37 +118,55 @@ def open_cut(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Ope
         FileError: the file is missing, damaged, newer than this version, or could run code.
     """
     read = archive.read(path, trusted=trusted)
-    if not read.meta:
-        return _foreign(read, Path(path))
-    meta = read.meta
+    if read.meta:
+        check_description(read.meta, str(path))
     try:
-        form = _form(meta["call"])
-        signature = _signature(meta["call"]["parameters"])
-        tree = restored_class(meta["model"], signature)()
-        for program in read.programs.values():
-            plant(tree, program, meta["order"])
-        for name, parameter in tree.named_parameters(remove_duplicate=False):
-            parameter.requires_grad_(name in meta["trainable"])
-        leaves = read.programs["eval"].example_inputs[0]  # pyright: ignore[reportOptionalSubscript]
-        captures = {mode == "train": _capture(mode, each, tree, meta) for mode, each in read.programs.items()}
-        frontend = Saved(captures, form, meta["missing"])
-        program = _finish(tree, frontend, Call(_typed(form, leaves), tuple(leaves)), meta["history"])
-        program.carry = Carry(**meta.get("carry", {"paths": {}}))
-        plan = Plan.from_json(json.dumps(meta["plan"]))
-        return Opened(
-            program,
-            plan,
-            meta["synthesizers"],
-            interfaces_of(meta),
-            meta["context"],
-            meta["classes"],
-            state_of(meta, read.state),
-            meta["missing"],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+        return _opened(read, trusted) if read.meta else _foreign(read, Path(path))
+    except (DniError, GraphError) as error:
+        raise FileError(f"cannot read {path}: {error}") from error
+    except Exception as error:  # what does not fit together shows in whatever is first built of it
         raise FileError(
-            f"cannot read {path}: its description is not complete ({type(error).__name__}: {error})."
+            f"cannot read {path}: what it says of the model does not fit together "
+            f"({type(error).__name__}: {first_line(error):.300})."
         ) from error
+
+
+def _opened(read: archive.Archive, trusted: Collection[str]) -> Opened:
+    meta = read.meta
+    tree = restored_class(meta["model"], signature_in(meta["call"]))()
+    trainable = set(meta["trainable"])
+    for program in read.programs.values():
+        plant(tree, program, meta["order"])
+    for name, parameter in tree.named_parameters(remove_duplicate=False):
+        parameter.requires_grad_(name in trainable)
+    leaves = _leaves_in(read.programs["eval"].example_inputs)
+    form = form_in(meta["call"], leaves, trusted)
+    captures = {
+        mode == "train": _capture(mode, each, tree, meta, trusted) for mode, each in read.programs.items()
+    }
+    program = _finish(tree, Saved(captures, form, meta["missing"]), Call(form, leaves), meta["history"])
+    program.carry = Carry(**(meta.get("carry") or {"paths": {}}))
+    plan = Plan.from_json(json.dumps(meta["plan"]))
+    # Stages are counted up to the last one before anybody looks for gaps between them.
+    if len(plan) > max(len(plan.stage_of), 1):
+        raise FileError(f"its plan has a stage {len(plan) - 1}, and {len(plan.stage_of)} values.")
+    return Opened(
+        program,
+        plan,
+        meta["synthesizers"],
+        interfaces_of(meta),
+        meta["context"],
+        meta["classes"],
+        state_of(meta, read.state),
+        meta["missing"],
+    )
+
+
+def _leaves_in(example: Any) -> tuple[torch.Tensor, ...]:
+    (leaves, keywords) = example or ((), {})
+    if keywords or not all(isinstance(leaf, torch.Tensor) for leaf in leaves):
+        raise FileError("its example inputs are not a flat list of tensors.")
+    return tuple(leaves)
 
 
 def _export(cut: Decoupled, graph: CutGraph, call: Call) -> Exported:
@@ -189,68 +199,21 @@ def _meta(cut: Decoupled, call: Call, missing: str, literals: Mapping[str, list[
         "trainable": [n for n, p in original.named_parameters(remove_duplicate=False) if p.requires_grad],
         "order": [name for name, _ in original.named_parameters(remove_duplicate=False)]
         + [name for name, _ in original.named_buffers(remove_duplicate=False)],
-        "call": _described(call, signature_of(original)),
-        "result": _result(cutting_of(cut).graphs[0].capture.out_spec),
+        "call": described_call(call, signature_of(original)),
+        "result": writable_tree(cutting_of(cut).graphs[0].capture.out_spec),
         "literals": literals,
         "missing": missing,
     }
 
 
-def _result(form: pytree.TreeSpec) -> str:
-    try:
-        return pytree.treespec_dumps(form)
-    except NotImplementedError as error:  # a class that was registered without a name for files
-        raise FileError(
-            f"cannot save: a file cannot hold the form of what the model returns: {error}"
-        ) from None
-
-
-def _described(call: Call, signature: inspect.Signature) -> dict[str, Any]:
-    """The form of a call and its result as JSON."""
-    constants = dict(call.form.constants)
-    odd = [f"{type(value).__name__}" for value in constants.values() if not _is_plain(value)]
-    if odd:
-        raise FileError(
-            f"cannot save: the model was captured with arguments that a file cannot hold: {', '.join(odd)}."
-        )
-    parameters = [
-        [p.name, int(p.kind), p.default is not inspect.Parameter.empty] for p in signature.parameters.values()
-    ]
-    return {
-        "names": list(call.form.names),
-        "spec": pytree.treespec_dumps(call.form.spec),
-        "constants": [[place, value] for place, value in constants.items()],
-        "parameters": parameters,
-    }
-
-
-def _form(described: Mapping[str, Any]) -> Form:
-    constants = tuple((int(place), value) for place, value in described["constants"])
-    return form_of(described["spec"], constants, (), tuple(described["names"]))
-
-
-def _typed(form: Form, leaves: tuple[torch.Tensor, ...]) -> Form:
-    kinds = tuple((leaf.dtype, leaf.requires_grad) for leaf in leaves)
-    return Form(form.spec, form.constants, kinds, form.names)
-
-
-def _signature(parameters: list[Any]) -> inspect.Signature:
-    kinds = {int(kind): kind for kind in _KINDS}
-    none = inspect.Parameter.empty
-    return inspect.Signature(
-        [
-            inspect.Parameter(name, kinds[kind], default=None if has else none)
-            for name, kind, has in parameters
-        ]
-    )
-
-
-def _capture(mode: str, program: ExportedProgram, tree: nn.Module, meta: Mapping[str, Any]) -> Capture:
+def _capture(
+    mode: str, program: ExportedProgram, tree: nn.Module, meta: Mapping[str, Any], trusted: Collection[str]
+) -> Capture:
     found = capture_of(program, tree, {})
     without_markers(found.graph, meta["boundaries"])
     set_anchors(found.graph)
     put_literals(found.graph, meta.get("literals", {}).get(mode, ()))
-    spec = pytree.treespec_loads(meta["result"]) if "result" in meta else found.out_spec
+    spec = tree_of(meta["result"], trusted) if meta.get("result") is not None else found.out_spec
     return Capture(found.graph, spec, found.constants, (), found.sizes)
 
 
@@ -258,10 +221,6 @@ def _finish(tree: Restored, frontend: Saved, example: Call, history: list[str]) 
     program = Program(tree, frontend, bare, example, list(history), is_from_file=True)
     vars(tree)["_program"] = program
     return program
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _foreign(read: archive.Archive, path: Path) -> Program:

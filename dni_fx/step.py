@@ -95,4 +95,8 @@ class Synthesis:
 
 def wide(guess: Tensor) -> torch.dtype:
     """At least float32: a regression in half precision would round small errors away."""
-    return torch.promote_types(guess.dtype, torch.float32)
+    return _WIDE.get(guess.dtype) or torch.promote_types(guess.dtype, torch.float32)
+
+
+_WIDE = {dtype: dtype for dtype in (torch.float32, torch.float64)}
+"""What is wide as it is: it is asked for at each guess."""

@@ -29,11 +29,12 @@ class Trust(nn.Module):
     def note(self, sums: Sums, steps: int) -> None:
         """Take in one guess and its truth, with a memory of so many steps. A truth of zeros says nothing."""
         parts = zip(sums.products, sums.guess_squares, sums.target_squares, sums.units, strict=True)
-        found = [(p * u / t, g * u * u / t) if t else None for p, g, t, u in parts]
-        for at, each in enumerate(found):
-            if each is not None:
-                for kept, new in zip((self.products, self.squares), each, strict=True):
-                    kept[at].lerp_(torch.tensor(new).to(kept), 1 / steps)
+        found = [
+            (p * u / t, g * u * u / t) if t else (float(self.products[at]), float(self.squares[at]))
+            for at, (p, g, t, u) in enumerate(parts)
+        ]
+        for kept, new in zip((self.products, self.squares), zip(*found, strict=True), strict=True):
+            kept.lerp_(torch.tensor(new).to(kept), 1 / steps)
         self._known = None
 
     def factors(self) -> tuple[float, ...]:

@@ -33,9 +33,10 @@ from dni_fx.exporters import EXPORTERS
 from dni_fx.exporters.base import Exporter, Written
 from dni_fx.feedback import Carry
 from dni_fx.interface import Interface
-from dni_fx.modes import eval_mode, training_mode
+from dni_fx.modes import training_mode
 from dni_fx.policies import POLICIES, Policy
 from dni_fx.program import FrontEnd, Program
+from dni_fx.reopened import reopened
 from dni_fx.saving import open_cut, shown_program
 from dni_fx.saving import save as write_cut
 from dni_fx.sheet import described
@@ -214,16 +215,7 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Deco
     found = open_cut(path, trusted)
     if isinstance(found, Program):
         raise FileError(f"{path} holds a plain program and no cuts: dni_fx.load_program() reads it.")
-    how = (found.plan, found.synthesizers, found.interfaces, found.context, found.classes)
-    cut = attach(detach(found.program.tree), cutting_for(found.program, *how))
-    assert found.program.example is not None
-    if found.missing:
-        with eval_mode(cut), torch.no_grad():
-            cutting_of(cut).graph(cut, found.program.example)
-    else:
-        prepare(cut, found.program.example)
-    cutting_of(cut).interfaces.load_state_dict(dict(found.state))
-    return cut
+    return reopened(found, path)
 
 
 def load_program(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Program:

@@ -56,21 +56,41 @@ def parse(text: str, registry: Registry[type[N]]) -> N:
         SpecError: the text is malformed (a caret shows where), or an option is unknown or unreadable.
         UnknownNameError: the name is not in `registry`.
     """
+    made, unknown = parse_known(text, registry)
+    if unknown:
+        takes = ", ".join(field.name for field in options_of(type(made)))
+        raise SpecError(f"{made.name} has no option {unknown[0]!r}. It takes: {takes or 'none'}.")
+    return made
+
+
+def parse_known(text: str, registry: Registry[type[N]]) -> tuple[N, list[str]]:
+    """Like `parse`, but options that are not known are left out, and returned by name.
+
+    Raises:
+        SpecError: the text is malformed, or an option is given twice or unreadable.
+        UnknownNameError: the name is not in `registry`.
+    """
     if (match := _NAME.match(text)) is None:
         raise _malformed(text, 0, registry.kind)
     cls = registry.get(match[0])
     at = match.end()
     values: dict[str, Any] = {}
+    unknown: list[str] = []
     types = typing.get_type_hints(cls)
+    takes = {field.name for field in options_of(cls)}
     mark = ":"
     while at < len(text):
         if text[at] != mark or (key := _KEY.match(text, at + 1)) is None:
             raise _malformed(text, at, registry.kind)
-        _check_option(cls, key[1], values)
+        if key[1] in values:
+            raise SpecError(f"{cls.name} is given the option {key[1]!r} twice.")
         items, at = _items(text, key.end(), registry.kind)
-        values[key[1]] = _read(f"{cls.name}.{key[1]}", items, types[key[1]])
+        if key[1] in takes:
+            values[key[1]] = _read(f"{cls.name}.{key[1]}", items, types[key[1]])
+        else:
+            unknown.append(key[1])
         mark = ","
-    return cls(**values)
+    return cls(**values), unknown
 
 
 def _items(text: str, at: int, kind: str) -> tuple[list[str], int]:
@@ -85,14 +105,6 @@ def _items(text: str, at: int, kind: str) -> tuple[list[str], int]:
     if at < len(text) and text[at] != ",":
         raise _malformed(text, at, kind)
     return items, at
-
-
-def _check_option(cls: type[Named], key: str, seen: dict[str, Any]) -> None:
-    takes = [field.name for field in options_of(cls)]
-    if key not in takes:
-        raise SpecError(f"{cls.name} has no option {key!r}. It takes: {', '.join(takes) or 'none'}.")
-    if key in seen:
-        raise SpecError(f"{cls.name} is given the option {key!r} twice.")
 
 
 def _malformed(text: str, at: int, kind: str) -> SpecError:

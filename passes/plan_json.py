@@ -10,7 +10,8 @@ from typing import Any
 from passes.errors import SpecError
 
 _VERSION = 1
-_KEYS = ("version", "policy", "stage_of", "copies", "joint", "time")
+KEYS = ("version", "policy", "stage_of", "copies", "joint", "time")
+"""The entries of a plan."""
 
 Read = tuple[dict[str, int], dict[str, tuple[int, ...]], str, tuple[tuple[str, ...], ...], dict[str, int]]
 """The stage of each value by name, the stages of its copies, the policy, what crosses together, and time."""
@@ -94,9 +95,9 @@ def _wrong_keys(entries: dict[str, Any]) -> list[str]:
     if type(version) is int and version > _VERSION:
         raise SpecError(f"this plan has version {version}, newer than {_VERSION}.")
     problems = [] if type(version) is int else [f'its version is {version}; write "version": {_VERSION}']
-    for name in entries.keys() - set(_KEYS):
-        close = difflib.get_close_matches(name, _KEYS, n=1)
-        meant = f"; did you mean {close[0]}?" if close else f". There are {', '.join(_KEYS)}"
+    for name in entries.keys() - set(KEYS):
+        close = difflib.get_close_matches(name, KEYS, n=1)
+        meant = f"; did you mean {close[0]}?" if close else f". There are {', '.join(KEYS)}"
         problems.append(f"it has the entry {name}, which no plan has{meant}")
     if "stage_of" not in entries:
         problems.append("it has no stage_of, an object that gives each value its stage")

@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni_fx
+from dni_fx.errors import StageError
+from tests import streams
+from tests.equality import assert_same
 
 RUNTIMES = ["backprop", "local"]
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -107,3 +110,33 @@ def test_what_a_schedule_has_changed_since_is_not_taken_for_another_option(name,
         trainer = trainer_of(optimizer=momentum, scheduler=schedule)
         trainer.fit([data()] * 3, epochs, checkpoint=tmp_path / "a.ckpt", resume=True, progress=False)
     assert trainer.steps == 6
+
+
+@pytest.mark.parametrize("aux", [0.0, 0.1])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_rate_of_an_interface_is_that_of_the_step_whose_gradients_it_is_for(runtime, aux):
+    """A plain loop updates a synthesizer with the next forward pass, and took the rate of that one."""
+    (_, mine, _), (_, theirs, state) = (streams.made("lstm", interface=f"dni:aux={aux}") for _ in "ab")
+    loss = lambda returned, y: streams.loss_of(returned[0], y)  # noqa: E731
+    trainer, now = dni_fx.Trainer(mine, loss=loss, optimizer=streams.SGD, runtime=runtime), state()
+    for number, batch in enumerate(streams.chunks(9)):
+        for model in (mine, theirs):
+            (dni,) = dni_fx.boundaries(model).values()
+            dni.interface = dni_fx.Interface(aux=aux, lr=0.003 * 3 ** (number // 3))
+        trainer.step(batch)
+        now = streams.train(theirs, now, [batch])
+    pairs = zip(dni_fx.recouple(mine).parameters(), dni_fx.recouple(theirs).parameters(), strict=True)
+    for a, b in pairs:
+        assert_same(a, b, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{"epochs": 1.5}, {"epochs": -1}, {"every": 0.5, "checkpoint": "run.ckpt"}]
+)
+def test_parts_of_epochs_and_steps_are_refused(options, tmp_path, monkeypatch):
+    """One and a half epochs were two."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError, match="are whole numbers, 0 or more"):
+        trainer_of().fit([data()], progress=False, **options)
+    with pytest.raises(StageError, match="are whole numbers, 0 or more"):
+        dni_fx.train(trainer_of().cut, [data()], loss=F.mse_loss, progress=False, **options)

@@ -102,6 +102,21 @@ def test_in_eval_mode_and_without_gradients_messages_are_only_passed_on():
     assert int(link.dni.scale.seen) == 0
 
 
+def test_a_guard_says_where_the_guess_of_a_link_is_trusted_again():
+    sender, receiver, _ = pair()
+    link = dni_fx.Link(
+        torch.zeros(BATCH, WIDTH).double(), RATE, interface="dni:guard=2,trust=0,clip=0,lr=1e-30"
+    )
+    with torch.no_grad():
+        link.dni.learner.layer.bias.fill_(float("nan"))
+    one(sender, receiver, link, batches(1)[0])
+    with pytest.warns(UserWarning, match=r"sends zeros from now on; link\.dni\.guard\.release\(\) trusts it"):
+        one(sender, receiver, link, batches(1)[0])  # the receiver ticks, and two guesses are compared
+    assert link.dni.guard.locked
+    link.dni.guard.release()
+    assert not link.dni.guard.locked
+
+
 def test_messages_that_nobody_takes_are_told():
     sender, _, link = pair()
     with pytest.raises(StageError, match="0 messages wait, and the receiver ticks for 2"):

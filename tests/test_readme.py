@@ -1,5 +1,6 @@
 """What the README says is true: its code runs, its commands run, its lines are the ones CI runs."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from tests.commands import run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+
+
+MEASURED = (ROOT / "tests" / "benchmarks" / "README.md").read_text("utf-8")
 
 
 def blocks(language):
@@ -64,3 +68,13 @@ def test_ci_takes_the_test_line_from_the_readme_and_finds_one():
 
 def test_the_readme_is_short():
     assert len(README.splitlines()) < 400
+
+
+def test_the_benchmarks_that_are_named_are_there_with_their_options():
+    commands = re.findall(r"`python -m (tests\.benchmarks[\w.]*)([^`]*)`", README + MEASURED)
+    assert len(commands) >= 5
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "tests" / "benchmarks").rglob("*.py"))
+    for module, options in commands:
+        assert importlib.util.find_spec(module), module
+        for option in re.findall(r"--([\w-]+)", options):
+            assert f'"--{option}"' in sources or f'("{option}", ' in sources, f"{module} --{option}"

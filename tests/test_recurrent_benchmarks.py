@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.benchmarks.recurrent import chars, copy
+from tests.benchmarks.recurrent import chars, copy, memory
 from tests.benchmarks.recurrent.characters import Rows
 from tests.benchmarks.recurrent.rows import Row
 from tests.benchmarks.recurrent.stream import ENOUGH, JUDGED, Curriculum, Stream
@@ -48,6 +48,36 @@ def test_every_command_prints_all_rows_and_measures_nothing_twice(name, monkeypa
         seen = [[characters for characters, _ in each["judged"]] for each in known.values()]
         assert all(0 <= each[-1] - 3000 <= 2 * 8 * 128 for each in seen)
         assert all(math.isfinite(bits) for each in known.values() for _, bits in each["judged"])
+
+
+def test_memory_is_the_same_to_the_byte_however_long_a_sequence_is(monkeypatch, tmp_path, capsys):
+    text = "--lengths 20 200 --chunk 5 --hidden 8 --batch 4 "
+    text += f"--json {tmp_path / 'found.json'} --plot {tmp_path / 'found.png'}"
+    first = run(monkeypatch, capsys, "memory", text)
+    known = json.loads((tmp_path / "found.json").read_text())
+    live = [figures["live"] for figures in known.values()]
+    rows = dict(zip(memory.ROWS, zip(live[::2], live[1::2], strict=True), strict=True))
+    short, long = rows.pop("full")
+    assert 8 * short < long < 10 * short  # but for what is there once, ten times as much
+    assert all(short == long > 0 for short, long in rows.values()), rows
+    assert (tmp_path / "found.png").stat().st_size > 10_000
+    again = run(monkeypatch, capsys, "memory", text)
+    assert (again.out, again.err) == (first.out, "")
+
+
+def test_what_does_not_fit_into_memory_is_told_and_the_others_are_measured(monkeypatch, capsys):
+    text = "--rows full dni --lengths 20 8000 --hidden 64 --batch 16 --limit 0.1"
+    found = run(monkeypatch, capsys, "memory", text)
+    assert "can't allocate memory" in found.err
+    full, dni = (line for line in found.out.splitlines() if "│ full" in line or "│ dni" in line)
+    assert full.count(" - ") == 3
+    assert " - " not in dni
+
+
+def test_lengths_are_whole_numbers_of_chunks(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, capsys, "memory", "--lengths 22 --chunk 5")
+    assert "22 steps are not a whole number of chunks of 5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=str)

@@ -110,6 +110,23 @@ def test_a_file_of_an_earlier_version_can_still_be_read(tmp_path):
     torch.testing.assert_close(again.state_dict(), cut.state_dict(), rtol=0, atol=0)
 
 
+def test_a_synthesizer_larger_than_its_state_is_refused_before_it_takes_up_memory(tmp_path):
+    cut, _, _ = cut_with_two_interfaces()
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+
+    def meta(content):
+        found = json.loads(content)
+        found["meta"]["synthesizers"] = dict.fromkeys(
+            found["meta"]["synthesizers"], "mlp:hidden=65000,depth=2"
+        )
+        return json.dumps(found).encode()
+
+    rewrite(tmp_path / "cut.pt2", {"extra/dni_fx.json": meta})
+    # A layer of 65,000 to 65,000 takes 17 GB.
+    with pytest.raises(dni_fx.DniError, match=r"synthesizers have 8,\d+,\d+,\d+ parameters"):
+        dni_fx.load(tmp_path / "cut.pt2")
+
+
 def test_an_example_that_passes_one_tensor_twice_is_saved_with_two_inputs(tmp_path):
     class Difference(nn.Module):
         def __init__(self):

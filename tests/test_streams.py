@@ -101,11 +101,18 @@ def test_batches_that_do_not_follow_on_are_told():
         trainer.step((x[:2], y[:2]))
 
 
-@pytest.mark.parametrize("options", ["unlock=forward", "devices=cpu"])
-def test_what_does_not_go_with_carried_state_is_refused(options):
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("unlock=forward", "unlock=forward: leave"),
+        ("devices=cpu", "devices=: leave"),
+        ("unlock=forward,devices=cpu", "unlock=forward and devices=: leave"),
+    ],
+)
+def test_what_does_not_go_with_carried_state_is_refused(options, told):
     _, cut, _ = made("lstm")
     trainer = dni_fx.Trainer(cut, loss=first(loss_of), runtime=f"local:{options}")
-    with pytest.raises(StageError, match="carried state does not go with"):
+    with pytest.raises(StageError, match=rf"carried state \(state\) does not go with {told}"):
         trainer.step(chunks(1)[0])
 
 

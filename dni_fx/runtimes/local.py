@@ -194,10 +194,14 @@ class _Worker(Worker):
                 f"send it up: {', '.join(locked)}. Use the backprop runtime, or mix=0 and a synthesizer that "
                 "learns; warmup=N sends true gradients for a while."
             )
-        if cutting_of(self.cut).carry and (self.runtime.unlock == "forward" or self.runtime.devices):
+        asked = [
+            *["unlock=forward"] * (self.runtime.unlock == "forward"),
+            *["devices="] * bool(self.runtime.devices),
+        ]
+        if asked and (carry := cutting_of(self.cut).carry):
             raise StageError(
-                "carried state does not go with unlock=forward or devices=: leave these out, or pass the "
-                "state in by yourself."
+                f"carried state ({', '.join(carry.paths)}) does not go with {' and '.join(asked)}: leave "
+                "that out, or decouple without carry= and pass the state in by yourself."
             )
         still = [name for name, dni in dnis(self.cut).items() if not dni.interface.lr]
         if still and self.runtime.unlock == "forward":

@@ -111,8 +111,8 @@ class Walk:
         finally:
             self.aside.drop()
         result = self.graph.road.result(self.values)
-        outputs = pytree.tree_unflatten(self.passage.leave(result), self.graph.capture.out_spec)
         with self.worker.updates.autocast():
+            outputs = pytree.tree_unflatten(self.passage.leave(result), self.graph.capture.out_spec)
             loss = self.worker.recipe.loss_of(outputs, target)
         for dni in self.dnis.values():
             dni.hear(loss)

@@ -36,11 +36,11 @@ class Axes:
     def to_features_last(self, value: Tensor) -> Tensor:
         """The value as `(batch, *rest, features)`, or `(*rest, features)` if it has no batch."""
         value = value.unsqueeze(-1) if self.feature is None else value
-        return value.movedim(self._here, self._there)
+        return value if self._is_in_place(value) else value.movedim(self._here, self._there)
 
     def from_features_last(self, value: Tensor) -> Tensor:
         """The inverse of `to_features_last`."""
-        value = value.movedim(self._there, self._here)
+        value = value if self._is_in_place(value) else value.movedim(self._there, self._here)
         return value.squeeze(-1) if self.feature is None else value
 
     def width(self, value: Tensor) -> int:
@@ -51,6 +51,10 @@ class Axes:
         """The sizes before the features of `to_features_last`: of the batch, if any, and the positions."""
         rest = (size for at, size in enumerate(value.dims) if at not in (self.batch, self.feature))
         return (*rest,) if self.batch is None else (value.dims[self.batch], *rest)
+
+    def _is_in_place(self, value: Tensor) -> bool:
+        """Whether a value has its batch in front and its features behind as it is, so that none is moved."""
+        return self.batch == 0 and self.feature == value.dim() - 1
 
     @property
     def _here(self) -> tuple[int, ...]:

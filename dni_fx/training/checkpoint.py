@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import zipfile
 from collections import Counter, OrderedDict
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dni_fx.errors import FileError, StageError
-from dni_fx.files import write_whole
+from dni_fx.files import replacing
+from dni_fx.members import check_zip
 
 VERSION = 1
 _PLAIN = {
@@ -58,9 +58,8 @@ def write_checkpoint(path: Path, state: State) -> None:
         raise StageError(
             f"cannot keep the run: {odd}. Tensors, numbers, texts, None and containers are kept."
         )
-    buffer = io.BytesIO()
-    torch.save({"dni_fx_checkpoint": VERSION, **state}, buffer)
-    write_whole(path, buffer.getvalue())
+    with replacing(path) as file:
+        torch.save({"dni_fx_checkpoint": VERSION, **state}, file)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -71,7 +70,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     refusal = FileError(f"{path} is damaged, or no checkpoint of a training run.")
     try:
-        with zipfile.ZipFile(path) as archive:
+        # Packed members could unpack to any size.
+        with path.open("rb") as file, check_zip(file, f"refused to load {path}", lambda _: ()) as archive:
             if archive.testzip():  # which reads all of it; torch would not notice a changed bit
                 raise refusal
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dni_fx.errors import StageError
+from dni_fx.errors import DniError, StageError
 from dni_fx.history import diagnosed
+from dni_fx.randomness import random_state, set_random_state
 from dni_fx.training.batches import Batch, device_of, measured
 from dni_fx.training.callbacks import Callback
 from dni_fx.training.interrupts import Asked, deferred
@@ -62,7 +63,7 @@ class Loop:
     def _epoch(self, asked: Asked) -> None:
         trainer, number = self.trainer, len(self.trainer.epochs)
         start = time.perf_counter() - trainer.sofar.seconds
-        for batch in self.order.passage(number):
+        for batch in self._batches(number):
             self._step(batch)
             trainer.sofar.seconds = time.perf_counter() - start
             if not trainer.worker.updates.batches:  # none whose gradients would be lost
@@ -84,6 +85,32 @@ class Loop:
         if self.path is not None:
             trainer.save(self.path)
         asked.obey()
+
+    def _batches(self, number: int) -> Iterator[Any]:
+        """The batches of one epoch; if they break off with an error, the run is kept as far as it came."""
+        batches, nothing = self.order.passage(number), object()
+        while True:
+            before = None if self.path is None else random_state()
+            try:
+                batch = next(batches, nothing)
+            except Exception as error:
+                if self.path is not None and before is not None:
+                    set_random_state(before)  # what the batch that is missing has drawn was drawn for nothing
+                    error.add_note(self._kept(self.path))
+                raise
+            if batch is nothing:
+                return
+            yield batch
+
+    def _kept(self, path: Path) -> str:
+        """Keep the state of the run where its batches have broken off; returns what is to be said of it."""
+        steps = self.trainer.steps
+        try:
+            if self.trainer.sofar.steps:  # else it is as it was when it was kept last, or has not begun
+                self.trainer.save(path)
+        except DniError as refusal:
+            return f"dni_fx: the run could not be kept in {path} after step {steps}: {refusal}"
+        return f"dni_fx: the run is kept in {path} as it was after step {steps}; resume=True goes on there."
 
     def _step(self, batch: Any) -> None:
         trainer = self.trainer

@@ -134,9 +134,10 @@ class Trainer:
         """Train until there have been `epochs` passes through the batches, those before this call included.
 
         The state of the run is written to `checkpoint` after every epoch, after `every` steps if that is not
-        0, and on Ctrl-C; with `resume` the run goes on from there if the file is there, and ends as if it
-        had never stopped. Optimizers keep the options of the file; a warning names those that were asked to
-        be others. TensorBoard finds the figures of every step in `log_dir`.
+        0, on Ctrl-C, and where the batches break off with an error; with `resume` the run goes on from there
+        if the file is there, and ends as if it had never stopped. Optimizers keep the options of the file; a
+        warning names those that were asked to be others. TensorBoard finds the figures of every step in
+        `log_dir`.
 
         Raises:
             StageError: there is no batch, or the batches cannot be read as they would have to be.
@@ -144,9 +145,10 @@ class Trainer:
             DniError: the figures are to be logged, and tensorboard is not installed.
         """
         path = None if checkpoint is None else Path(checkpoint)
-        if every < 0 or epochs < 0 or (every and path is None):
+        if any(count < 0 or count % 1 for count in (every, epochs)) or (every and path is None):
             raise StageError(
-                f"every={every} and epochs={epochs} are 0 or more, and every needs a checkpoint."
+                f"every={every} and epochs={epochs} are whole numbers, 0 or more, and every needs a "
+                "checkpoint."
             )
         check_place(path)
         if path is not None and path.exists():

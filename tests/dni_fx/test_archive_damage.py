@@ -129,7 +129,7 @@ def test_a_path_that_cannot_be_written_is_reported_with_the_reason(tmp_path: Pat
         write(tmp_path / "missing" / "m.pt2", programs, {}, {})
     with pytest.raises(FileError, match=r"cannot write .*file/m.pt2: Not a directory"):
         write(tmp_path / "file" / "m.pt2", programs, {}, {})
-    with pytest.raises(FileError, match=r"cannot write .*folder.pt2: Is a directory"):
+    with pytest.raises(FileError, match=r"cannot write .*folder.pt2: it is a folder"):
         write(tmp_path / "folder.pt2", programs, {}, {})
     assert {each.name for each in tmp_path.iterdir()} == {"file", "folder.pt2"}
 

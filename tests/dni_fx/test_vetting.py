@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from dni_fx.archive import read, write
 from dni_fx.errors import FileError
-from dni_fx.vetting import read_members, vet_program
+from dni_fx.members import read_members
+from dni_fx.operators import _missing
+from dni_fx.vetting import vet_program
 
 _WHERE = "m.pt2"
 
@@ -142,7 +144,12 @@ def test_an_operator_of_another_library_needs_trust(graph: dict[str, Any]) -> No
     graph["graph_module"]["graph"]["nodes"][0]["target"] = "torch.ops.mylib.scan.default"
     assert "'mylib'" in refusal(graph)
     assert "'mylib'" in refusal(graph, trusted=("otherlib",))
-    assert vet_program(json.dumps(graph).encode(), _WHERE, trusted=("mylib",))
+    assert "no such operator" in refusal(graph, trusted=("mylib",))
+    with torch.library._scoped_library("mylib", "DEF") as library:
+        library.define("scan(Tensor x) -> Tensor")
+        _missing.cache_clear()
+        assert vet_program(json.dumps(graph).encode(), _WHERE, trusted=("mylib",))
+    _missing.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["a b", "a\nimport os", "class", "a.b", "ä", "f()", 'x"'])

@@ -1,7 +1,7 @@
 """How well a net learns to tell the next character, when it learns from a few characters at a time.
 
     python -m tests.benchmarks.recurrent.chars [--data FILE.txt] [--rows bptt-8 dni-8 dni-aux-8 bptt-20 full]
-        [--characters 2000000] [--hidden 256] [--batch 32] [--lr 1e-3] [--seeds 1] [--points 10]
+        [--characters 2000000] [--hidden 256] [--batch 32] [--lr 1e-3] [--falling] [--seeds 1] [--points 10]
         [--synthesizer linear:norm=none] [--scale 1.0] [--aux 0.1]
         [--interface dni:guard=0,trust=100] [--json FILE] [--plot FILE]
 
@@ -54,9 +54,11 @@ class Setting:
     lr: float
     points: int
     data: str = ""
+    falls: bool = False
 
     def __str__(self) -> str:
-        return f"LSTM {self.hidden}, batch {self.batch}, {self.characters:,} characters"
+        rate = f"lr {self.lr:g}{' falling to 0' if self.falls else ''}"
+        return f"LSTM {self.hidden}, batch {self.batch}, {rate}, {self.characters:,} characters"
 
     @property
     def key(self) -> str:
@@ -112,7 +114,8 @@ def trained(setting: Setting, row: Row, time: int, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     learned, held = rows_of(Path(setting.data) if setting.data else None, setting.batch)
     net = Recurrent(nn.Embedding(CHARACTERS, CHARACTERS), CHARACTERS, setting.hidden, CHARACTERS)
-    loop = Loop(row, net, learned.x[:, :time], setting.lr)
+    updates = -(-setting.characters // (setting.batch * time))
+    loop = Loop(row, net, learned.x[:, :time], setting.lr, updates if setting.falls else 0)
     chunks, seen, found = learned.chunks(time), 0, []
     for point in range(1, setting.points + 1):
         wanted = setting.characters * point // setting.points
@@ -166,6 +169,7 @@ def main() -> None:
     add("--hidden", type=int, default=256)
     add("--batch", type=int, default=32)
     add("--lr", type=float, default=1e-3)
+    add("--falling", action="store_true", help="the rate falls in a straight line to 0")
     add("--points", type=int, default=10, help="how often a run is judged")
     add("--seeds", type=int, default=1)
     add_rows(parser, scale=1.0)
@@ -176,7 +180,7 @@ def main() -> None:
         check_plot(options.plot)
     torch.set_num_threads(1)
     sizes = (options.characters, options.hidden, options.batch, options.lr, options.points)
-    setting = Setting(*sizes, str(options.data or ""))
+    setting = Setting(*sizes, str(options.data or ""), options.falling)
     found = list(found_by(setting, options))
     Console(width=140).print(table(setting, found))
     if options.plot:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LinearLR
 
 import dni_fx
 from dni_fx.decoupled import cutting_of
@@ -67,11 +68,15 @@ def row_of(name: str, options: argparse.Namespace) -> Row:
 
 
 class Loop:
-    """The plain loop that a user would write, over chunks whose state goes from one to the next."""
+    """The plain loop that a user would write, over chunks whose state goes from one to the next.
 
-    def __init__(self, row: Row, net: Recurrent, x: Tensor, lr: float) -> None:
+    With `fall` the learning rate falls in a straight line to 0 over so many updates.
+    """
+
+    def __init__(self, row: Row, net: Recurrent, x: Tensor, lr: float, fall: int = 0) -> None:
         self.row, self.net = row, row.cut(net, x)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+        self.schedule = LinearLR(self.optimizer, 1.0, 0.0, fall) if fall else None
         self.state: State = net.start(len(x))
         self.updates, self.seconds = 0, 0.0
         self.guesses: dict[str, list[float]] = defaultdict(list)
@@ -87,6 +92,8 @@ class Loop:
         self.optimizer.zero_grad()
         loss_of(outputs).backward()
         self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
         if recorded:
             self._keep()
         self.seconds += time.process_time() - start
