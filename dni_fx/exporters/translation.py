@@ -8,6 +8,7 @@ it returns. A symbolic operator stays, and gets its definition once the exporter
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import json
 import logging
@@ -68,7 +69,7 @@ def translate(program: ExportedProgram, *, keep_interfaces: bool, opset: int) ->
         ExportError: ONNX cannot say what the program says, or not in this opset.
     """
     try:
-        plain = program.run_decompositions(
+        plain = _with_copies(program).run_decompositions(
             dict.fromkeys(_interfaces(program), _as_node if keep_interfaces else _as_nothing)
         )
         _refuse_what_onnx_lacks(plain)
@@ -163,6 +164,31 @@ def _as_node(value: Tensor, boundary: str) -> Tensor:
 
 def _as_nothing(value: Tensor, boundary: str) -> Tensor:
     return value.clone()
+
+
+def _with_copies(program: ExportedProgram) -> ExportedProgram:
+    """The program with a copy wherever it wants a value to be contiguous; the given one is left as it was.
+
+    Where a fused operator happens to return what is contiguous already, the copy is left out when the program
+    is decomposed. What the exporter then makes of the operator is not, and the next view of it fails.
+    """
+    module = fx.GraphModule(program.graph_module, copy.deepcopy(program.graph))
+    module.meta.update(program.graph_module.meta)
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.contiguous.default):
+        node.target = torch.ops.aten.clone.default
+        node.args = node.args[:1]
+        node.kwargs = {"memory_format": torch.contiguous_format}
+    return ExportedProgram(
+        root=module,
+        graph=module.graph,
+        graph_signature=program.graph_signature,
+        state_dict=program.state_dict,
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants=program.constants,
+        verifiers=program.verifiers,
+    )
 
 
 def _drop_constants(plain: ExportedProgram) -> None:
