@@ -174,6 +174,8 @@ def _with_copies(program: ExportedProgram) -> ExportedProgram:
     """
     module = fx.GraphModule(program.graph_module, copy.deepcopy(program.graph))
     module.meta.update(program.graph_module.meta)
+    for node, twin in zip(program.graph.nodes, module.graph.nodes, strict=True):
+        twin.name = node.name  # a copy would call `input` otherwise, and signatures speak of names
     for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.contiguous.default):
         node.target = torch.ops.aten.clone.default
         node.args = node.args[:1]
