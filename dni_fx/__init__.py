@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import importlib
 import random
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import passes
-
-if not hasattr(passes, "BoundarySpec"):
-    raise ImportError(
-        f"dni_fx needs its own package `passes`, and another one comes first on the path: {passes.__file__}. "
-        "Rename that one, or run from another folder."
-    )
-
-from dni_fx import marker as marker  # registers the operator that files hold
+# A shell that completes a command line, or who asks for help, does not wait for torch: commands import it.
+_IS_COMMAND = Path(*sys.argv[:1]).stem == "dni-fx" or (sys.argv[:1] == ["-m"] and "dni_fx" in sys.orig_argv)
+if not _IS_COMMAND:
+    from dni_fx import ready as ready
 
 if TYPE_CHECKING:
     from dni_fx.decoupled import Decoupled as Decoupled

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from dni_fx.apart import compare_gradients, digest_of, distance, is_equal, real_of, take_gradients
 from dni_fx.calls import Call
 from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, detach, dnis
@@ -22,6 +24,7 @@ from passes import GraphError
 from passes.boundary import CONTAINER
 from passes.leaks import leaks
 from passes.shell import shell
+from passes.values import unannotated, value_of
 
 _SEED = 0
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
@@ -93,34 +96,55 @@ def _twins(cut: Decoupled) -> tuple[Decoupled, nn.Module]:
 
 
 def _copied(cut: Decoupled) -> Decoupled:
-    """A copy with tensors of its own, those included that were computed and that torch refuses to copy."""
+    """A copy with tensors of its own, those included that were computed and that torch refuses to copy.
+
+    Only parameters that nothing can write to are on the same memory, which may be most that there is.
+    """
+    untouched = _untouched(cut)
 
     def own(tensor: Tensor) -> Tensor:
-        return tensor.detach().clone().requires_grad_(tensor.is_leaf and tensor.requires_grad)
+        alone = tensor.detach() if id(tensor) in untouched else tensor.detach().clone()
+        return alone.requires_grad_(tensor.is_leaf and tensor.requires_grad)
 
     copied = shell(cut, replace=own)
     cutting_of(copied).step.tells_loss = True  # nothing is learned here, from a loss or anything else
     return copied
 
 
+def _untouched(cut: Decoupled) -> set[int]:
+    """The identities of the parameters that the graphs only read, if the model is nothing but graphs."""
+    program = cutting_of(cut).program
+    if not program.frontend.holds_all:
+        return set()
+    graphs = [capture.graph for _, capture in program.captures]
+    if any(unannotated(graph) for graph in graphs):
+        return set()
+    nodes = [node for graph in graphs for node in graph.nodes]
+    written = {name for node in nodes for name in value_of(node).mutates}
+    changed = {str(node.target) for node in nodes if node.op == "get_attr" and node.name in written}
+    named = list(detach(cut).named_parameters(remove_duplicate=False))
+    spoiled = {id(parameter) for name, parameter in named if name in changed}  # by any of its names
+    return {id(parameter) for _, parameter in named} - spoiled
+
+
 def _forward_in_train(ours: Decoupled, theirs: nn.Module, call: Call, context: Tensor | None) -> Check:
     with training_mode(ours), training_mode(theirs):
         a, b = _seeded(ours, call, context), _seeded(theirs, call)
         buffers = [
-            name for name, buffer in theirs.named_buffers() if not _equal(buffer, ours.get_buffer(name))
+            name for name, buffer in theirs.named_buffers() if not is_equal(buffer, ours.get_buffer(name))
         ]
-    apart = _distance(a, b)
-    says = f"largest difference {apart:g}" + (f"; buffers differ: {', '.join(buffers)}" if buffers else "")
+    gap = distance(a, b)
+    says = f"largest difference {gap:g}" + (f"; buffers differ: {', '.join(buffers)}" if buffers else "")
     # A kernel that runs over a part of a sequence adds in an order of its own.
     allowed = _rounding(b) if any(dni.spec.group for dni in dnis(ours).values()) else 0.0
-    return Check("forward in train mode is bit-identical", apart <= allowed and not buffers, says)
+    return Check("forward in train mode is bit-identical", gap <= allowed and not buffers, says)
 
 
 def _forward_in_eval(ours: Decoupled, theirs: nn.Module, third: Decoupled, call: Call) -> Check:
     """The drop-in, and the graph that files are made from."""
     with eval_mode(ours), eval_mode(theirs), eval_mode(third), torch.no_grad():
         wanted = _seeded(theirs, call)
-        apart = _distance(_seeded(ours, call), wanted)
+        apart = distance(_seeded(ours, call), wanted)
         says, fine = f"largest difference {apart:g}", apart == 0
         try:
             graph = cutting_of(third).graph(third, call)
@@ -129,7 +153,7 @@ def _forward_in_eval(ours: Decoupled, theirs: nn.Module, third: Decoupled, call:
         else:
             torch.manual_seed(_SEED)
             outputs = graph.marked.whole(third, *call.copies())
-            beside = _distance(with_fields(pytree.tree_unflatten(outputs, graph.capture.out_spec)), wanted)
+            beside = distance(with_fields(pytree.tree_unflatten(outputs, graph.capture.out_spec)), wanted)
             fine = fine and beside <= _rounding(wanted)
             # Fused kernels that torch has for eval mode alone add in an order of their own.
             says += f"; {beside:g} in the graph for files" if beside else ""
@@ -138,7 +162,7 @@ def _forward_in_eval(ours: Decoupled, theirs: nn.Module, third: Decoupled, call:
 
 def _rounding(outputs: Any) -> float:
     """How far results may be apart that differ by the order of additions alone."""
-    found = [_real(t).detach() for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
+    found = [real_of(t).detach() for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
     tensors = [t for t in found if t.is_floating_point()]
     return max(
         (_TOLERANCE.get(t.dtype, 0.0) * float(t.abs().max()) for t in tensors if t.numel()), default=0.0
@@ -149,16 +173,18 @@ def _oracle(ours: Decoupled, theirs: nn.Module, call: Call, context: Tensor | No
     cutting_of(ours).step.exact = True
     with training_mode(ours), training_mode(theirs):
         _objective(_seeded(ours, call, context)).backward()
-        _objective(_seeded(theirs, call)).backward()
+        run = partial(_seeded, theirs, call)
+        streaming = cutting_of(ours).program.frontend.holds_all
+        found = compare_gradients(theirs, ours, lambda: _objective(run()).backward(), streaming)
     worst, where, fine = 0.0, "", True
-    largest = max((_largest(parameter.grad) for parameter in theirs.parameters()), default=0.0)
+    largest = max((gap.size for gap in found.values()), default=0.0)
     for name, parameter in theirs.named_parameters():
         # A gradient that is 0 by arithmetic (a bias before a softmax) is noise of what it was added up from.
         noise = torch.finfo(parameter.dtype).eps * largest
-        apart = _relative(parameter.grad, ours.get_parameter(name).grad, noise)
-        fine = fine and apart <= _TOLERANCE.get(parameter.dtype.to_real(), 0.0)
-        if apart > worst:
-            worst, where = apart, f" at {name}"
+        gap = found[name].relative(noise)
+        fine = fine and gap <= _TOLERANCE.get(parameter.dtype.to_real(), 0.0)
+        if gap > worst:
+            worst, where = gap, f" at {name}"
     return Check(
         "gradients under oracle equal backprop's", fine, f"largest relative difference {worst:.1e}{where}"
     )
@@ -174,16 +200,28 @@ def _scaling(ours: Decoupled, graph: CutGraph, call: Call, context: Tensor | Non
     early = [n for stage in graph.road.stages for n in stage.named_parameters() if n not in touched]
     for dni in dnis(ours).values():
         _stir(dni)
-    results: list[list[Tensor | None]] = []
+    results: list[dict[str, bytes]] = []
     with training_mode(ours):
         for factor in (1.0, 8.0):
-            twin = _copied(ours)
-            (_objective(_seeded(twin, call, context)) * factor).backward()
-            results.append([twin.get_parameter(n).grad for n in early])
-    changed = [n for n, a, b in zip(early, *results, strict=True) if _relative(a, b)]
+            results.append(_digests(_copied(ours), call, context, factor))
+    changed = [n for n in early if results[0].get(n) != results[1].get(n)]
     return Check(
         name, not changed, ", ".join(changed[:5]) or f"{len(early)} parameters of earlier stages unchanged"
     )
+
+
+def _digests(twin: Decoupled, call: Call, context: Tensor | None, factor: float) -> dict[str, bytes]:
+    """What tells the gradients of one loss from those of another one, by the parameters' names."""
+    found: dict[str, bytes] = {}
+
+    def backward() -> None:
+        (_objective(_seeded(twin, call, context)) * factor).backward()
+
+    def take(name: str, parameter: Tensor) -> None:
+        found[name] = digest_of(parameter.grad)
+
+    take_gradients(twin, backward, take, cutting_of(twin).program.frontend.holds_all)
+    return found
 
 
 def _stir(dni: DNI) -> None:
@@ -219,51 +257,7 @@ def _objective(outputs: Any) -> Tensor:
     total = torch.zeros(())
     for value in pytree.tree_leaves(outputs):
         if isinstance(value, Tensor) and value.requires_grad:
-            value = _real(value)
+            value = real_of(value)
             weights = torch.randn(value.shape, generator=draw, dtype=torch.float64).to(value)
             total = total.to(value) + (value * weights).sum()
     return total
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """The tensor; of a complex one, its real and imaginary parts."""
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-def _distance(a: Any, b: Any) -> float:
-    """The largest difference of two outputs; infinity if they are not of one form."""
-    ours, theirs = pytree.tree_flatten(a), pytree.tree_flatten(b)
-    if ours[1] != theirs[1]:
-        return float("inf")
-    return max((_apart(x, y) for x, y in zip(ours[0], theirs[0], strict=True)), default=0.0)
-
-
-def _apart(a: Any, b: Any) -> float:
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        return 0.0 if type(a) is type(b) and bool(a == b) else float("inf")
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return float("inf")
-    if _equal(a, b):
-        return 0.0
-    return float(
-        (_real(a).detach().double() - _real(b).detach().double()).abs().nan_to_num(float("inf")).max()
-    )
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a.detach(), b.detach(), rtol=0, atol=0, equal_nan=True)
-
-
-def _relative(a: Tensor | None, b: Tensor | None, noise: float = 0.0) -> float:
-    """Largest difference by the largest element, 0 up to `noise`. No gradient is a gradient of zeros."""
-    a, b = (each.to_dense() if each is not None and each.is_sparse else each for each in (a, b))
-    if a is None or b is None:
-        return 0.0 if _largest(a if b is None else b) <= noise else float("inf")
-    largest, apart = _largest(a), _apart(a, b)
-    return 0.0 if apart <= noise else apart / largest if largest else apart
-
-
-def _largest(tensor: Tensor | None) -> float:
-    if tensor is not None and tensor.is_sparse:
-        tensor = tensor.to_dense()
-    return float(tensor.detach().abs().max()) if tensor is not None and tensor.numel() else 0.0

@@ -240,7 +240,7 @@ class Cutting:
         plan = refit(self.plan, dataflow(captured)) if self.graphs or self.was_cut else self.plan
         chunks = chunkings(plan.time) if tree.training else ()
         told = self._classes(capture)
-        marked = Pipeline((*chunks, MarkBoundaries(plan, *told))).run(captured)
+        marked = Pipeline((*chunks, MarkBoundaries(plan, *told))).run(captured, self.program.observe)
         specs = specs_of(marked, *told)
         edges = self.carry.located(signature_of(tree), call, marked.graph, capture.out_spec)
         self._fill(tree, (*specs, *(edge.spec for edge in edges if edge.spec is not None)))

@@ -64,11 +64,11 @@ def export_graph(
         ExportError: torch.export cannot trace the graph, not even for the example's sizes alone.
     """
     _put_markers(tree, graph)
-    runner = _Runner(tree, _annotated(graph, stage_of))
+    runner = Runner(tree, annotated(graph, stage_of))
     fixed = "it was asked for" if not dynamic_batch else ""
     if dynamic_batch:
         try:
-            return Exported(_export(runner, *_with_open_batch(leaves)), "")
+            return Exported(_export(runner, *with_open_batch(leaves)), "")
         except Exception as error:  # torch.export reports one cause in several types
             fixed = first_line(error)
     try:
@@ -80,7 +80,7 @@ def export_graph(
         ) from error
 
 
-class _Runner(nn.Module):
+class Runner(nn.Module):
     """Runs the graph as a module that has the tree's own registries, so that no name gets a prefix."""
 
     def __init__(self, tree: nn.Module, graph: fx.Graph) -> None:
@@ -110,22 +110,22 @@ def _put_markers(tree: nn.Module, graph: fx.Graph) -> None:
         tree.add_module(CONTAINER, markers)
 
 
-def _annotated(graph: fx.Graph, stage_of: Mapping[str, int]) -> fx.Graph:
+def annotated(graph: fx.Graph, stage_of: Mapping[str, int]) -> fx.Graph:
     """A copy whose nodes carry what the exported nodes are to carry, and nothing else."""
     copies: dict[fx.Node, fx.Node] = {}
-    annotated = fx.Graph()
-    annotated.output(annotated.graph_copy(graph, copies))
+    twin = fx.Graph()
+    twin.output(twin.graph_copy(graph, copies))
     for node, copy in copies.items():
         copy.name = node.name
         copy.meta = {}
         if "anchor" in node.meta:
             copy.meta["custom"] = {ANCHOR: str(node.meta["anchor"]), STAGE: stage_of[node.name]}
             copy.meta[_STACK] = {"": ("", nn.Module), **(node.meta.get(_STACK) or {})}
-    leave_out_literals(annotated)
-    return annotated
+    leave_out_literals(twin)
+    return twin
 
 
-def _with_open_batch(leaves: Sequence[Tensor]) -> tuple[list[Tensor], tuple[dict[int, Any] | None, ...]]:
+def with_open_batch(leaves: Sequence[Tensor]) -> tuple[list[Tensor], tuple[dict[int, Any] | None, ...]]:
     """The leaves and, for each, which of its sizes is open. A batch of one is doubled: torch would fix it."""
     if not leaves or not leaves[0].dim():
         raise ExportError("the first input has no batch dimension")
@@ -139,10 +139,15 @@ def _with_open_batch(leaves: Sequence[Tensor]) -> tuple[list[Tensor], tuple[dict
 
 
 def _export(
-    runner: _Runner, leaves: Sequence[Tensor], sizes: tuple[dict[int, Any] | None, ...] | None
+    runner: Runner, leaves: Sequence[Tensor], sizes: tuple[dict[int, Any] | None, ...] | None
 ) -> ExportedProgram:
+    return traced(runner, tuple(leaves), {}, sizes)
+
+
+def traced(runner: Runner, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram:
+    """What torch.export makes of a call of the runner; `shapes` says which sizes are open."""
     with _quiet(), traceback.preserve_node_meta():
-        program = torch.export.export(runner, tuple(leaves), dynamic_shapes=sizes, strict=False)
+        program = torch.export.export(runner, args, kwargs, dynamic_shapes=shapes, strict=False)
     for module in program.graph_module.modules():
         if isinstance(module, fx.GraphModule):
             _refuse_python(module.graph)

@@ -6,7 +6,7 @@ import abc
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +20,7 @@ from dni_fx.hooks import hooks_of, hooks_passed_by, numbers_of
 from dni_fx.randomness import kept_random_state
 from dni_fx.sizes import Sizes
 from dni_fx.warning import warn
-from passes import Named, PreconditionError
+from passes import Named, Observer, PreconditionError
 from passes.anchors import set_anchors
 from passes.annotate_shapes import annotate
 from passes.boundary import CONTAINER
@@ -72,7 +72,12 @@ class Capture:
 
 @dataclass(frozen=True)
 class FrontEnd(Named):
-    """How to turn a model into a graph."""
+    """How to turn a model into a graph.
+
+    With `holds_all` the model is nothing but its graphs: to call it is to run one, and no other code.
+    """
+
+    holds_all: ClassVar[bool] = False
 
     @abc.abstractmethod
     def capture(self, model: nn.Module, call: Call) -> Capture:
@@ -103,6 +108,7 @@ class Program:
 
     They share all state: `tree` owns every parameter and buffer under its original name.
     `history` says what made each graph, pass by pass. `carry` are its edges from outputs back to inputs.
+    `observe` is told of every pass that changes a copy of a graph.
     """
 
     tree: nn.Module
@@ -113,12 +119,14 @@ class Program:
     captures: list[tuple[Key, Capture]] = field(default_factory=list)
     carry: Carry = field(default_factory=lambda: Carry({}))
     is_from_file: bool = False
+    observe: Observer | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self  # a copy of a cut model is captured like the model itself
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"captures": []}  # captured again where they are needed
+        # Graphs are captured again where they are needed, and whoever watched is not there.
+        return vars(self) | {"captures": [], "observe": None}
 
     def __str__(self) -> str:
         nodes = ", ".join(str(len(capture.graph.nodes)) for _, capture in self.captures)

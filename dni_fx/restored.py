@@ -26,6 +26,7 @@ class Saved(FrontEnd):
     """The graphs that a file holds, by mode. Nothing else can be captured of what came from a file."""
 
     name = "saved"
+    holds_all = True
 
     captures: Mapping[bool, Capture] = field(default_factory=dict[bool, Capture])
     form: Form | None = None

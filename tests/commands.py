@@ -17,12 +17,19 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
-def run(text, exit_code=0):
+def run(text, exit_code=0, stdin=None):
     """What a command prints on stdout; it prints nothing on stderr if it succeeds."""
-    result = CliRunner().invoke(app, shlex.split(text), catch_exceptions=False)
+    result = CliRunner().invoke(app, shlex.split(text), input=stdin, catch_exceptions=False)
     assert result.exit_code == exit_code, result.output
     assert exit_code or not result.stderr
     return result.stdout
+
+
+def both(text):
+    """What a command that succeeds prints on stdout, and on stderr."""
+    result = CliRunner().invoke(app, shlex.split(text), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout, result.stderr
 
 
 def refusal(text, exit_code=1):

@@ -15,12 +15,13 @@ import torch
 import dni_fx
 from dni_fx import demo, describe, verbs
 from dni_fx.checks import Check, Report
+from dni_fx.cli import commands
 from passes import Plan
 from tests.commands import MLP, in_an_empty_folder, module, refusal, run
 
 __all__ = ["in_an_empty_folder"]
 
-COMMANDS = ("inspect", "plan", "decouple", "verify", "train", "export", "list")
+COMMANDS = tuple(request.name for request in commands.COMMANDS)
 
 
 def examples(help_text):
@@ -51,6 +52,8 @@ def test_both_help_options_print_the_same_text_with_an_example_of_the_command(co
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_the_example_in_the_help_text_runs_as_printed(command, tmp_path):
     (example,) = examples(run(f"{command} --help"))
+    if command == "recouple":
+        run(f"decouple {MLP} -o cut.pt2")
     if command == "export":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
@@ -61,6 +64,24 @@ def test_the_example_in_the_help_text_runs_as_printed(command, tmp_path):
 
 def test_the_version_of_torch_is_printed():
     assert torch.__version__ in run("--version")
+
+
+def test_the_help_text_tells_what_the_exit_codes_mean():
+    text = run("--help")
+    for code, meaning in (
+        (0, "all went well"),
+        (1, "a check failed"),
+        (2, "wrong usage"),
+        (130, "interrupted"),
+    ):
+        assert re.search(rf"^ *{code} +.*{meaning}", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_prints_json_if_asked_and_those_that_write_can_be_tried(command):
+    text = run(f"{command} --help")
+    assert "--json" in text
+    assert ("--dry-run" in text) == ("-o, --output" in text)
 
 
 def test_inspect_counts_the_parameters_of_a_model():
@@ -177,3 +198,14 @@ def test_list_prints_every_option_of_an_interface():
     shown = run("list interfaces")
     for field in dataclasses.fields(dni_fx.Interface):
         assert f"{field.name}={field.default}" in shown
+
+
+def test_stages_are_exported_to_a_folder_which_a_dry_run_only_tells(tmp_path):
+    pytest.importorskip("onnxruntime")
+    command = "export dni_fx.demo:mlp --plan balanced:stages=2 --exporter onnx-stages -o stages"
+    assert "would write stages: " in run(f"{command} --dry-run")
+    assert not (tmp_path / "stages").exists()
+    assert "wrote stages: " in run(command)
+    names = [path.name for path in sorted((tmp_path / "stages").iterdir())]
+    assert names == ["manifest.json", "stage_0.onnx", "stage_1.onnx"]
+    assert "wrote stages: " in run(command)

@@ -1,101 +1,129 @@
-"""Data that the command line names: `.npz` files, or Python functions that return arrays or batches."""
+"""Data that the command line names: `.npz` files, folders of images, or what Python functions return."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from dni_fx.cli.arrays import Arrays, Samples, Streams, streams_of
 from dni_fx.cli.code import called, look_up
+from dni_fx.cli.images import read_folder
 from dni_fx.errors import FileError
 
-Batches = Iterable[tuple[Any, Any]]
+Batches = Iterable[Any]
+_Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Data:
-    """Pairs of inputs and targets to train on and, if there are any, to test on."""
+    """Batches, each a pair of inputs and targets: to train on, and to watch and test on if there are any."""
 
     train: Batches
+    validation: Batches | None = None
     test: Batches | None = None
+    classes: tuple[str, ...] = ()
 
 
-class Arrays:
-    """Batches of `size` samples from two tensors, in a new order at every pass if there is a seed.
+@dataclass(frozen=True)
+class Reader:
+    """Reads what a user names, in batches of `size` samples.
 
-    It says where it is and goes back there, so that a run can be resumed in the middle of a pass.
+    Floats become `dtype`. `image` is the shape of an image as the model takes it, None if nothing tells.
+    Where state is `carried`, samples come in streams and keep their order; else a seed decides it.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, size: int, seed: int | None = None) -> None:
-        self.x = x
-        self.y = y
-        self.size = size
-        self._draw = None if seed is None else torch.Generator().manual_seed(seed)
-        self._start = self._state()
-        self._at = self._skip = 0
+    size: int
+    seed: int
+    dtype: torch.dtype
+    image: Callable[[], _Shape]
+    carried: bool = False
 
-    def __len__(self) -> int:
-        return -(-len(self.x) // self.size)
+    def read(self, text: str) -> Data:
+        """The data in a `.npz` file or a folder, or what a function `package.module:function` returns.
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self._start, at = self._state(), self._skip
-        self._skip = 0
-        count = len(self.x)
-        order = torch.arange(count) if self._draw is None else torch.randperm(count, generator=self._draw)
-        parts = order.split(self.size)
-        for part in parts[at:]:
-            self._at = at = at + 1
-            yield self.x[part], self.y[part]
-        self._at = 0
+        Raises:
+            FileError: there is none, it cannot be read, or it has not the parts that training needs.
+        """
+        if text.endswith(".npz"):
+            return self._arrays(text, _read_npz(Path(text)))
+        if Path(text).is_dir():
+            return self._images(Path(text))
+        if ":" not in text:
+            raise FileError(
+                f"cannot tell what data {text!r} is. Name a .npz file with the arrays x_train and y_train "
+                "(and x_test, y_test), a folder of images with a folder for each class, or "
+                "package.module:function."
+            )
+        return self._returned(text, called(look_up(text, "--data"), text, "--data"))
 
-    def state_dict(self) -> dict[str, Any]:
-        """How many batches of the pass were read, and what its order was drawn from."""
-        return {"at": self._at, "draw": self._start if self._at else self._state()}
+    def _returned(self, text: str, found: Any) -> Data:
+        match found:
+            case Mapping():
+                return self._arrays(text, cast("Mapping[str, Any]", found))
+            case Dataset():
+                return Data(self._loader(found, self.seed))
+            case (Dataset() as train, Dataset() as test):
+                return Data(self._loader(train, self.seed), test=self._loader(test))
+            case tuple() if len(found) in {2, 4} and all(map(_is_array, found)):
+                names = ("x_train", "y_train", "x_test", "y_test")
+                return self._arrays(text, dict(zip(names, found, strict=False)))
+            case Iterable():
+                # An iterator could be read only once, and its first batch may be an example before that.
+                return Data(list(found) if isinstance(found, Iterator) else cast("Batches", found))
+            case _:
+                raise FileError(
+                    f"--data {text} returned a {type(found).__name__}. It has to return a dictionary of "
+                    "arrays, a tuple (x, y) or (x_train, y_train, x_test, y_test), a torch Dataset or two of "
+                    "them, or batches, each a pair of inputs and targets."
+                )
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go back to a state that `state_dict` returned: the next pass is the rest of that one."""
-        self._skip = state_dict["at"]
-        if self._draw is not None:
-            self._draw.set_state(state_dict["draw"])
+    def _arrays(self, where: str, arrays: Mapping[str, Any]) -> Data:
+        names = ("x_train", "y_train") if "x_train" in arrays else ("x", "y")
+        if not arrays.keys() >= set(names) or ("x_test" in arrays) != ("y_test" in arrays):
+            raise FileError(
+                f"cannot train on {where}: it has {', '.join(arrays) or 'nothing'}. Needed are x_train and "
+                "y_train, or x and y; for a test, x_test and y_test."
+            )
+        train = self._batches(*_pair(where, arrays, names, self.dtype), self.seed)
+        if "x_test" not in arrays:
+            return Data(train)
+        return Data(train, test=self._batches(*_pair(where, arrays, ("x_test", "y_test"), self.dtype)))
 
-    def _state(self) -> Tensor | None:
-        return None if self._draw is None else self._draw.get_state()
+    def _images(self, root: Path) -> Data:
+        folders, classes = read_folder(root, self.image(), self.dtype)
+        found = {
+            name: self._batches(each.images, each.labels, self.seed if name == "train" else None)
+            for name, each in folders.items()
+        }
+        return Data(found["train"], found.get("val"), found.get("test"), classes)
 
+    def _batches(self, x: Samples, y: Tensor, seed: int | None = None) -> Arrays:
+        return Streams(x, y, self.size) if self.carried else Arrays(x, y, self.size, seed)
 
-def read_data(text: str, size: int, seed: int, dtype: torch.dtype) -> Data:
-    """The data in a `.npz` file, or what a function `package.module:function` returns.
+    def _loader(self, dataset: Dataset[Any], seed: int | None = None) -> Batches:
+        def collate(samples: list[Any]) -> Any:
+            return pytree.tree_map_only(Tensor, self._typed, default_collate(samples))
 
-    Arrays become batches of `size` samples; floats get the model's `dtype`.
+        if isinstance(dataset, IterableDataset):
+            return DataLoader(dataset, self.size, collate_fn=collate)
+        if self.carried:
+            count = len(cast("Any", dataset))
+            batches = [batch.tolist() for batch in streams_of(torch.arange(count), self.size)]
+            return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+        draw = None if seed is None else torch.Generator().manual_seed(seed)
+        return DataLoader(dataset, self.size, shuffle=draw is not None, generator=draw, collate_fn=collate)
 
-    Raises:
-        FileError: there is none, it cannot be read, or it has not the parts that training needs.
-    """
-    if text.endswith(".npz"):
-        return _of_arrays(text, _read_npz(Path(text)), size, seed, dtype)
-    if ":" not in text:
-        raise FileError(
-            f"cannot tell what data {text!r} is. Name a .npz file with the arrays x_train and y_train (and "
-            "x_test, y_test), or package.module:function."
-        )
-    found = called(look_up(text, "--data"), text, "--data")
-    if isinstance(found, Mapping):
-        return _of_arrays(text, cast("Mapping[str, Any]", found), size, seed, dtype)
-    if isinstance(found, tuple) and len(found) in {2, 4} and all(map(_is_array, found)):
-        names = ("x_train", "y_train", "x_test", "y_test")
-        return _of_arrays(text, dict(zip(names, found, strict=False)), size, seed, dtype)
-    if isinstance(found, Iterable):
-        # An iterator could be read only once, and its first batch may be wanted as an example before that.
-        return Data(list(found) if isinstance(found, Iterator) else cast("Batches", found))
-    raise FileError(
-        f"--data {text} returned a {type(found).__name__}. It has to return a dictionary of arrays, a tuple "
-        "(x, y) or (x_train, y_train, x_test, y_test), or batches, each a pair of inputs and targets."
-    )
+    def _typed(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
 def first_inputs(data: Data) -> Any:
@@ -122,19 +150,6 @@ def _read_npz(path: Path) -> dict[str, Any]:
     except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise FileError(f"cannot read {path}: it is not a .npz file of plain arrays ({why}).") from None
-
-
-def _of_arrays(where: str, arrays: Mapping[str, Any], size: int, seed: int, dtype: torch.dtype) -> Data:
-    names = ("x_train", "y_train") if "x_train" in arrays else ("x", "y")
-    if not arrays.keys() >= set(names) or ("x_test" in arrays) != ("y_test" in arrays):
-        raise FileError(
-            f"cannot train on {where}: it has {', '.join(arrays) or 'nothing'}. Needed are x_train and "
-            "y_train, or x and y; for a test, x_test and y_test."
-        )
-    train = Arrays(*_pair(where, arrays, names, dtype), size, seed)
-    if "x_test" not in arrays:
-        return Data(train)
-    return Data(train, Arrays(*_pair(where, arrays, ("x_test", "y_test"), dtype), size))
 
 
 def _pair(

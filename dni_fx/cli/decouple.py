@@ -2,61 +2,67 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from dni_fx import verbs
-from dni_fx.cli import options
-from dni_fx.cli.models import cut_model, open_model
-from dni_fx.cli.options import CutRequest, ModelRequest
+from dni_fx.cli.after_all import printer
+from dni_fx.cli.commands.decouple import Decouple
+from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.output import save, say_json
+from dni_fx.cli.rehearsal import check_saved, say_unwritten
 from dni_fx.crossing import crossings_of
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import DniError
 from dni_fx.files import check_place
+from dni_fx.program import Program
+from dni_fx.single_mode import refuse_eval_graph
 
-NAME = "decouple"
-EXAMPLE = "dni-fx decouple dni_fx.demo:mlp --plan balanced:stages=3 --synthesizer mlp:hidden=64 -o cut.pt2"
 
-
-def run(
-    model: options.ModelText,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="The .pt2 file to write.", show_default=False),
-    ],
-    weights: options.Weights = None,
-    example: options.Example = "",
-    allow_pickle: options.AllowPickle = False,
-    plan: options.PlanText = None,
-    synthesizer: options.SynthesizerText = None,
-    interface: options.InterfaceText = None,
-    frontend: options.FrontEndText = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Cut a model into stages and save it.
-
-    The file holds graphs, weights, synthesizers and the plan.
-    """
-    check_place(output)
-    opened = open_model(ModelRequest(model, weights, example, allow_pickle))
+def run(request: Decouple) -> None:
+    """Write the file, and say what is in it."""
+    check_place(request.output)
+    opened = open_model(request.source)
     if isinstance(opened.model, Decoupled):
         raise DniError("this model is cut already. Name the model that it was cut from.")
-    cut = cut_model(opened, CutRequest.of(plan, synthesizer, interface, frontend))
-    save(cut, output)
-    specs = verbs.cut_graph(cut).marked.specs
-    if as_json:
+    refuse_untrainable(opened, request.allow_eval_graph)
+    cut = cut_model(opened, request.cut, printer(request.print_after_all))
+    if request.dry_run:
+        size = check_saved(cut)
+    else:
+        save(cut, request.output)
+        size = request.output.stat().st_size
+    _say(request, cut, size)
+
+
+def refuse_untrainable(opened: Opened, allowed: bool) -> None:
+    """Do nothing if the model is not a graph for eval mode alone, or that is allowed.
+
+    Raises:
+        CaptureError: it is.
+    """
+    if isinstance(opened.model, Program) and not allowed:
+        refuse_eval_graph(opened.model, "add --allow-eval-graph")
+
+
+def _say(request: Decouple, cut: Decoupled, size: int) -> None:
+    specs, stages = verbs.cut_graph(cut).marked.specs, len(verbs.stages(cut))
+    if request.as_json:
         say_json(
             {
-                "file": str(output),
-                "stages": len(verbs.stages(cut)),
+                "file": request.output,
+                "bytes": size,
+                "dry_run": request.dry_run,
+                "stages": stages,
                 "boundaries": [each for spec in specs for each in crossings_of(spec)],
             }
         )
         return
-    typer.echo(f"wrote {output}: {len(verbs.stages(cut))} stages, {len(specs)} boundaries")
+    if request.dry_run:
+        say_unwritten({request.output: size}, about=True)
+    typer.echo(
+        f"{'it would have' if request.dry_run else f'wrote {request.output}:'} {stages} stages, "
+        f"{len(specs)} boundaries"
+    )
     for spec in specs:
         values = " + ".join(map(str, crossings_of(spec)))
         typer.echo(f"  {spec.name}: {values}, {verbs.boundaries(cut)[spec.name].synthesizer}")

@@ -9,60 +9,50 @@ import typer
 from torch import fx, nn
 
 from dni_fx import verbs
-from dni_fx.cli import options
+from dni_fx.cli.after_all import Printer, printer, show_cut
+from dni_fx.cli.commands.inspect import Inspect
+from dni_fx.cli.commands.options import CaptureRequest
 from dni_fx.cli.models import Opened, captured, cut_model, open_model
-from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.cli.output import say_json, say_table
 from dni_fx.crossing import crossings_of
 from dni_fx.decoupled import Decoupled
 from dni_fx.describe import count, history_of, plan_of
-from dni_fx.errors import CaptureError
-from dni_fx.modes import eval_mode
 from dni_fx.program import Program
 from dni_fx.sheet import Sheet, sheet_of
-
-NAME = "inspect"
-EXAMPLE = "dni-fx inspect dni_fx.demo:mlp"
+from dni_fx.single_mode import mode_of
 
 
-def run(
-    model: options.ModelText,
-    weights: options.Weights = None,
-    example: options.Example = "",
-    allow_pickle: options.AllowPickle = False,
-    plan: options.PlanText = None,
-    synthesizer: options.SynthesizerText = None,
-    interface: options.InterfaceText = None,
-    frontend: options.FrontEndText = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Show what is in a file or a model.
-
-    That is its size and its graph and, where it is cut, stages and boundaries. A model that is not cut is
-    shown as --plan and the like would cut it.
-    """
-    opened = open_model(ModelRequest(model, weights, example, allow_pickle))
-    request = CutRequest.of(plan, synthesizer, interface, frontend)
-    if request.given() and request.given() != ["--frontend"]:
-        opened = Opened(cut_model(opened, request), opened.example)
-    facts = _facts(opened, frontend)
-    if as_json:
+def run(request: Inspect) -> None:
+    """Print all facts there are."""
+    opened = open_model(request.source)
+    prints = printer(request.print_after_all)
+    if set(request.cut.given()) - {"--frontend", "--carry"}:
+        opened = Opened(cut_model(opened, request.cut, prints), opened.example)
+    elif prints is not None and isinstance(opened.model, Decoupled):
+        show_cut(prints, opened.model)
+    facts = _facts(opened, request.cut.capture, prints)
+    if request.as_json:
         say_json({name: v.data() if isinstance(v, Sheet) else v for name, v in facts.items()})
     else:
         _say(facts)
 
 
-def _facts(opened: Opened, frontend: str | None) -> dict[str, Any]:
+def _facts(opened: Opened, request: CaptureRequest, prints: Printer | None) -> dict[str, Any]:
     if isinstance(opened.model, Decoupled):
         return _of_cut(opened.model)
     if isinstance(opened.model, nn.Module) and opened.example is None:
         return {"kind": "model", **_size(opened.model)}
     kind = "program" if isinstance(opened.model, Program) else "model"
-    program = captured(opened, frontend)
+    mode = {"mode": mode_of(opened.model)} if isinstance(opened.model, Program) else {}
+    program = captured(opened, request)
+    graph = verbs.training_graph(program)
+    if prints is not None:
+        prints.show("captured", graph)
     return {
         "kind": kind,
+        **mode,
         **_size(program.tree),
-        "nodes": _nodes(_graph_of(program)),
+        "nodes": _nodes(graph),
         "history": program.history,
     }
 
@@ -104,16 +94,6 @@ def _size(model: nn.Module) -> dict[str, Any]:
 
 def _nodes(gm: fx.GraphModule) -> int:
     return len(gm.graph.nodes)
-
-
-def _graph_of(program: Program) -> fx.GraphModule:
-    """The training graph, or the inference graph of a file that holds nothing else."""
-    try:
-        return verbs.training_graph(program)
-    except CaptureError:
-        assert program.example is not None
-        with eval_mode(program.tree):
-            return program.annotated(program.tree, program.example).module(program.tree)
 
 
 def _say(facts: dict[str, Any]) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import DniError
-
-
-class LossName(StrEnum):
-    """What to minimize."""
-
-    CROSS_ENTROPY = "cross-entropy"
-    MSE = "mse"
+from dni_fx.feedback import writes_of
+from dni_fx.fields import with_fields
 
 
 def cross_entropy(outputs: Any, target: Tensor) -> Tensor:
@@ -60,9 +56,35 @@ def mse(outputs: Any, target: Tensor) -> Tensor:
     return F.mse_loss(value, target.to(value.dtype))
 
 
+def of_free_outputs(cut: Decoupled, judge: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
+    """A loss or metric that does not see the state that a model carries to its next step."""
+    return lambda outputs, target: judge(free_of(cut, outputs), target)
+
+
+def free_of(cut: Decoupled, outputs: Any) -> Any:
+    """The outputs of a model; a list of those that are not state, if it carries some to its next step."""
+    if not (paths := carried_by(cut)):
+        return outputs
+    flat, spec = pytree.tree_flatten(with_fields(outputs))
+    taken = {at for path in paths for at in writes_of(spec, path)}
+    return [each for at, each in enumerate(flat) if at not in taken]
+
+
+def carried_by(cut: Decoupled) -> tuple[str, ...]:
+    """The places of the outputs that a model carries to its next step."""
+    return tuple(cutting_of(cut).carry.paths.values())
+
+
 def first_tensor(outputs: Any) -> Tensor:
-    """The first tensor of a model's outputs, which is the scores where there are several."""
-    return next(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor))
+    """The first tensor of a model's outputs, which is the scores where there are several.
+
+    Raises:
+        DniError: there is none.
+    """
+    for leaf in pytree.tree_leaves(outputs):
+        if isinstance(leaf, Tensor):
+            return leaf
+    raise DniError("the model returns no tensor to compute a loss of, besides the state that it carries.")
 
 
 def _classes_last(outputs: Any, target: Tensor) -> Tensor:

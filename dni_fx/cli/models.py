@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import typer
@@ -15,14 +13,19 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from dni_fx import archive, verbs
+from dni_fx.cli.after_all import Printer, show_cut
 from dni_fx.cli.code import called, look_up, search_here
+from dni_fx.cli.commands.options import CaptureRequest, CutRequest, ModelRequest
 from dni_fx.cli.examples import read_example
-from dni_fx.cli.options import CutRequest, ModelRequest
+from dni_fx.cli.named_files import read_plan, read_state, why
 from dni_fx.decoupled import Decoupled
 from dni_fx.describe import refuse_misfit
 from dni_fx.errors import DniError, FileError
+from dni_fx.feedback import Carry
 from dni_fx.program import Program
+from dni_fx.reopened import reopened
 from dni_fx.saving import open_cut
+from dni_fx.single_mode import in_both_modes
 from passes import Plan
 
 _PICKLED = {".pt", ".pth", ".pkl", ".bin", ".ckpt"}
@@ -45,18 +48,18 @@ def open_model(request: ModelRequest) -> Opened:
         SpecError: the text of the example cannot be read.
     """
     example = read_example(request.example) if request.example else None
-    path = Path(request.text)
+    path = Path(request.model)
     if path.suffix == ".pt2":
         if request.weights is not None:
             raise typer.BadParameter("a .pt2 file holds its own weights.", param_hint="--weights")
         return Opened(_read(path), example)
     if path.suffix in _PICKLED:
         model, own = _unpickled(path, request.allow_pickle), None
-    elif ":" in request.text:
-        model, own = _made(request.text)
+    elif ":" in request.model:
+        model, own = _made(request.model)
     else:
         raise FileError(
-            f"cannot tell what model {request.text!r} is. Name a .pt2 file, or package.module:factory where "
+            f"cannot tell what model {request.model!r} is. Name a .pt2 file, or package.module:factory where "
             "factory() returns a torch.nn.Module."
         )
     if request.weights is not None:
@@ -64,8 +67,10 @@ def open_model(request: ModelRequest) -> Opened:
     return Opened(model, own if example is None else example)
 
 
-def cut_model(opened: Opened, request: CutRequest) -> Decoupled:
-    """The model cut as asked; one that was cut already as it is.
+def cut_model(opened: Opened, request: CutRequest, printer: Printer | None = None) -> Decoupled:
+    """The model cut as asked; one that was cut already as it is. Of a single graph it is cut in any mode.
+
+    `printer` prints the graph as it was captured and after every pass.
 
     Raises:
         DniError: it was cut already and is asked to be cut, or there is no example to cut it with.
@@ -77,37 +82,46 @@ def cut_model(opened: Opened, request: CutRequest) -> Decoupled:
                 f"this model is cut already, so {' and '.join(given)} would do nothing. Leave "
                 f"{'it' if len(given) == 1 else 'them'} out, or name the model that it was cut from."
             )
+        if printer is not None:
+            show_cut(printer, opened.model)
         return opened.model
-    program = captured(opened, request.frontend)
+    program = captured(opened, request.capture)
+    if printer is not None:
+        printer.show("captured", verbs.training_graph(program))
+        program.observe = printer
     chosen = read_plan(request.plan or verbs.DEFAULT_PLAN)
     if isinstance(chosen, Plan):
         refuse_misfit(verbs.training_graph(program), chosen)
     return verbs.decouple(
         program,
         plan=chosen,
-        synthesizer=_by_pattern(request.synthesizers, "synthesizer", "auto"),
-        interface=_by_pattern(request.interfaces, "interface", "dni"),
+        synthesizer=_by_pattern(request.synthesizer or (), "synthesizer", "auto"),
+        interface=_by_pattern(request.interface or (), "interface", "dni"),
     )
 
 
-def captured(opened: Opened, frontend: str | None) -> Program:
-    """The model as a program with an example.
+def captured(opened: Opened, request: CaptureRequest) -> Program:
+    """The model as a program with an example; the one graph of an exported program serves all modes.
 
     Raises:
         DniError: there is no example, or no front-end can capture the model.
     """
+    carry = _edges_back(request.carry or ())
     if isinstance(opened.model, Program):
-        if frontend:
+        if request.frontend:
             raise DniError("this file holds a graph, not a model to capture: leave --frontend out.")
+        program = in_both_modes(opened.model)
         if opened.example is not None:
-            opened.model.example = verbs.example_call(opened.model.tree, opened.example)
-        return opened.model
+            program.example = verbs.example_call(program.tree, opened.example)
+        return replace(program, carry=Carry(carry)) if carry else program
     if opened.example is None:
         raise DniError(
             f"an example of the inputs of {type(opened.model).__name__} is needed. Give their shapes, as in "
             "--example 32x64, or let the factory return (module, example inputs)."
         )
-    return verbs.capture(opened.model, opened.example, frontend=frontend or "auto")
+    return verbs.capture(
+        opened.model, opened.example, frontend=request.frontend or "auto", carry=carry or None
+    )
 
 
 def read_exported(text: str) -> ExportedProgram:
@@ -125,55 +139,9 @@ def read_exported(text: str) -> ExportedProgram:
     return program
 
 
-def read_plan(text: str) -> str | Plan:
-    """The plan in a `.json` file; any other text is a policy's and stays text.
-
-    Raises:
-        FileError: the file cannot be read.
-        SpecError: it holds no plan.
-    """
-    if not text.endswith(".json"):
-        return text
-    try:
-        return Plan.from_json(Path(text).read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"cannot read the plan {text}: {_why(error)}.") from None
-
-
-def read_state(path: Path) -> Mapping[str, Any]:
-    """The state dict in a `.pt` or `.safetensors` file. Nothing in the file is run.
-
-    Raises:
-        FileError: the file cannot be read, or holds anything else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return importlib.import_module("safetensors.torch").load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except ModuleNotFoundError:
-        raise FileError(
-            f"cannot read {path}: safetensors is not installed; pip install safetensors."
-        ) from None
-    except pickle.UnpicklingError:
-        raise FileError(
-            f"refused to load {path}: it holds more than tensors and plain containers, and reading that can "
-            "run any code. Save the model's state_dict() alone."
-        ) from None
-    except Exception as error:  # OSError, or whatever a damaged archive makes its reader raise
-        raise FileError(f"cannot read {path}: {_why(error)}.") from None
-    if not isinstance(state, Mapping):
-        raise FileError(f"{path} holds a {type(state).__name__}, and not a state dict.")
-    return state
-
-
 def _read(path: Path) -> nn.Module | Program:
-    try:
-        return verbs.load(path)
-    except FileError:
-        found = open_cut(path)
-        if isinstance(found, Program):
-            return found
-        raise
+    found = open_cut(path)
+    return found if isinstance(found, Program) else reopened(found, path)
 
 
 def _made(text: str) -> tuple[nn.Module, verbs.Inputs | None]:
@@ -205,7 +173,7 @@ def _unpickled(path: Path, allowed: bool) -> nn.Module:
     try:
         found: object = torch.load(path, map_location="cpu", weights_only=False)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ImportError, AttributeError) as error:
-        raise FileError(f"cannot read {path}: {_why(error)}.") from None
+        raise FileError(f"cannot read {path}: {why(error)}.") from None
     if not isinstance(found, nn.Module):
         raise FileError(f"{path} holds a {type(found).__name__}, and not a torch.nn.Module.")
     return found
@@ -218,7 +186,20 @@ def _put_weights(model: nn.Module, weights: Path) -> None:
         raise FileError(f"the weights in {weights} do not fit: {error}") from None
 
 
-def _by_pattern(texts: tuple[str, ...], kind: str, default: str) -> str | dict[str, str]:
+def _edges_back(texts: Sequence[str]) -> dict[str, str]:
+    """Places of outputs by the arguments that take them in the next step."""
+    edges: dict[str, str] = {}
+    for text in texts:
+        argument, mark, path = text.partition("=")
+        if not (mark and argument and path):
+            raise typer.BadParameter(f"{text!r} is not of the form ARGUMENT=OUTPUT.", param_hint="--carry")
+        if argument in edges:
+            raise typer.BadParameter(f"{argument} is given two outputs.", param_hint="--carry")
+        edges[argument] = path
+    return edges
+
+
+def _by_pattern(texts: Sequence[str], kind: str, default: str) -> str | dict[str, str]:
     """One choice for all boundaries, or one for each pattern; a choice without a pattern is for the rest."""
     choices: dict[str, str] = {}
     for text in texts:
@@ -229,9 +210,3 @@ def _by_pattern(texts: tuple[str, ...], kind: str, default: str) -> str | dict[s
         choices[pattern] = spec
     rest = choices.pop("*", default)
     return {**choices, "*": rest} if choices else rest
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

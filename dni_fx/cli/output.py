@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -22,6 +25,32 @@ from passes.bytes import show_bytes
 _WIDE = 10_000
 """Columns that a file or a pipe has: enough for any line."""
 
+_stdout: ContextVar[TextIO | None] = ContextVar("stdout", default=None)
+
+
+@contextmanager
+def one_document(wanted: bool) -> Generator[None]:
+    """Inside, if it is wanted, only `say_document` prints on stdout; what anyone else prints is on stderr."""
+    if not wanted:
+        yield
+        return
+    token = _stdout.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout.reset(token)
+
+
+def say_document(text: str) -> None:
+    """Print the one document that stdout is for."""
+    typer.echo(text, file=_stdout.get())
+
+
+def say_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object; a number that JSON has no word for is null."""
+    say_document(json.dumps(_plain(value), indent=1, allow_nan=False))
+
 
 def save(cut: Decoupled, path: Path) -> None:
     """Save a cut model; what is to be said about the file goes to stderr."""
@@ -31,11 +60,6 @@ def save(cut: Decoupled, path: Path) -> None:
     for warning in caught:
         if warning.category is UserWarning:
             typer.echo(f"dni-fx: note: {warning.message}", err=True)
-
-
-def say_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on stdout."""
-    typer.echo(json.dumps(value, indent=1, default=_plain))
 
 
 def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -72,6 +96,13 @@ def say_nodes(rows: Iterable[Mapping[str, Any]], plan: Plan) -> None:
 
 
 def _plain(value: Any) -> Any:
+    """The same in what JSON knows."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return str(value)
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in cast("Sequence[Any]", value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -3,105 +3,125 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
-from torch import nn
 
 from dni_fx import verbs
 from dni_fx.board import check_board
-from dni_fx.cli import losses, options, training
-from dni_fx.cli.data import Arrays, Data, first_inputs, read_data
-from dni_fx.cli.losses import LossName
+from dni_fx.cli import losses
+from dni_fx.cli.commands.train import Train
+from dni_fx.cli.commands.training import KeepRequest, LossName, OptimizerName, Precision
+from dni_fx.cli.data import Data, Reader, first_inputs
+from dni_fx.cli.decouple import refuse_untrainable
+from dni_fx.cli.images import size_of
 from dni_fx.cli.models import Opened, cut_model, open_model
-from dni_fx.cli.options import CutRequest, ModelRequest
 from dni_fx.cli.output import save, say_json
-from dni_fx.cli.training import OptimizerName, Precision
+from dni_fx.cli.rehearsal import check_saved, say_unwritten
+from dni_fx.cli.rehearse import judge_all, take_one_step
+from dni_fx.cli.shapes import dtype_of, image_shape
 from dni_fx.decoupled import Decoupled
-from dni_fx.errors import CaptureError, ContextError, DniError, FileError
+from dni_fx.errors import ContextError, DniError, FileError
 from dni_fx.files import check_place
-from dni_fx.modes import eval_mode
 from dni_fx.plot import check_plot, write_plot
 from dni_fx.program import Program
-from dni_fx.runtimes import Loss
+from dni_fx.runtimes import Loss, OptimizerFactory
+from dni_fx.single_mode import mode_of
 from dni_fx.training.batches import Metric
 from dni_fx.training.evaluation import evaluate
 from dni_fx.training.reports import Epoch, Training
 
-NAME = "train"
-EXAMPLE = "dni-fx train dni_fx.demo:mlp --data dni_fx.demo:clusters --plan balanced:stages=3 -o trained.pt2"
+_MODES = {
+    "train": "was exported in train mode",
+    "eval": "was exported in eval mode, and is trained as it is",
+    "any": "has nothing in it that depends on the mode",
+}
 
 
-def run(
-    model: options.ModelText,
-    data: training.DataText,
-    epochs: training.Epochs = 1,
-    batch_size: training.BatchSize = 32,
-    lr: training.Rate = 1e-3,
-    optimizer: training.Optimizer = OptimizerName.ADAM,
-    loss: training.Loss = LossName.CROSS_ENTROPY,
-    runtime: training.RuntimeText = "backprop",
-    labels: training.Labels = False,
-    clip: training.Clip = 0.0,
-    accumulate: training.Accumulate = 1,
-    precision: training.PrecisionName = Precision.FULL,
-    seed: training.Seed = 0,
-    output: training.Output = None,
-    checkpoint: training.Checkpoint = None,
-    every: training.Every = 0,
-    resume: training.Resume = False,
-    plot: training.Plot = None,
-    tensorboard: training.Tensorboard = None,
-    weights: options.Weights = None,
-    example: options.Example = "",
-    allow_pickle: options.AllowPickle = False,
-    plan: options.PlanText = None,
-    synthesizer: options.SynthesizerText = None,
-    interface: options.InterfaceText = None,
-    frontend: options.FrontEndText = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Train a cut model on data.
+@dataclass(frozen=True)
+class _Report:
+    training: Training
+    test: Mapping[str, float]
 
-    Reports the loss, the accuracy and the cosine of synthetic and true gradient at each boundary. A model
-    that is not cut yet is cut first.
-    """
-    _check(output, plot, tensorboard, checkpoint, every, resume)
-    opened = open_model(ModelRequest(model, weights, example, allow_pickle))
-    read = read_data(data, batch_size, seed, _dtype(opened.model))
+
+def run(request: Train) -> None:
+    """Train, keep what is asked for, and say how it went."""
+    _check(request.keep)
+    opened = open_model(request.source)
+    mode = mode_of(opened.model) if isinstance(opened.model, Program) else ""
+    refuse_untrainable(opened, request.allow_eval_graph)
+    if mode and not request.as_json:
+        typer.echo(f"{request.source.model} {_MODES[mode]}")
+    data = _data(request, opened)
     if opened.example is None and not isinstance(opened.model, Decoupled | Program):
-        opened = Opened(opened.model, first_inputs(read))
-    cut = cut_model(opened, CutRequest.of(plan, synthesizer, interface, frontend))
-    torch.manual_seed(seed)
-    _rehearse(cut, read, data, loss)
-    with _told_by_options(checkpoint):
-        done = verbs.train(
-            cut,
-            read.train,
-            loss=_loss(loss),
-            runtime=runtime,
-            optimizer=optimizer.factory(lr),
-            clip=clip,
-            accumulate=accumulate,
-            autocast=precision.dtype,
-            epochs=epochs,
-            metrics=_metrics(loss),
-            labels_as_context=labels,
-            observe=None if as_json else _say_epoch,
-            checkpoint=checkpoint,
-            every=every,
-            resume=resume,
-            log_dir=tensorboard,
-        )
-    if output is not None:
-        save(cut, output)  # before anything else can fail
-    if plot is not None:
-        write_plot(done.history, plot)
-    test = evaluate(cut, read.test, {"loss": _loss(loss), **_metrics(loss)}) if read.test is not None else {}
-    _say(_Report(done, test), output, plot, as_json)
+        opened = Opened(opened.model, first_inputs(data))
+    cut = cut_model(opened, request.cut)
+    torch.manual_seed(request.data.seed)
+    loss, metrics = _loss(cut, request.step.loss), _metrics(cut, request.step.loss)
+    labels_of = request.data.data if request.step.loss is LossName.CROSS_ENTROPY else ""
+    judge_all(cut, data, request.data.data, loss, bool(labels_of))
+    with _told_by_options(request.keep.checkpoint):
+        if request.dry_run:
+            take_one_step(cut, data, request.keep, {"loss": loss, **_options(request)})
+            _say_dry(request, cut, mode, data)
+            return
+        done = _trained(request, cut, data, {"loss": loss, "metrics": metrics, **_options(request)})
+    if request.keep.output is not None:
+        save(cut, request.keep.output)  # before anything else can fail
+    if request.keep.plot is not None:
+        write_plot(done.history, request.keep.plot)
+    test = evaluate(cut, data.test, {"loss": loss, **metrics}) if data.test is not None else {}
+    _say(request, _Report(done, test), mode, data)
+
+
+def _data(request: Train, opened: Opened) -> Data:
+    asked = request.data
+    size = size_of(asked.image_size) if asked.image_size else None
+    reader = Reader(
+        asked.batch_size,
+        asked.seed,
+        dtype_of(opened.model),
+        lambda: image_shape(opened, size),
+        bool(request.cut.capture.carry) or _carries(opened),
+    )
+    return reader.read(asked.data)
+
+
+def _carries(opened: Opened) -> bool:
+    return isinstance(opened.model, Decoupled) and bool(losses.carried_by(opened.model))
+
+
+def _options(request: Train) -> dict[str, Any]:
+    step = request.step
+    return {
+        "runtime": step.runtime,
+        "optimizer": _optimizer(step.optimizer, step.lr),
+        "clip": step.clip,
+        "accumulate": step.accumulate,
+        "autocast": None if step.precision is Precision.FULL else getattr(torch, step.precision.value),
+        "labels_as_context": step.labels,
+    }
+
+
+def _trained(request: Train, cut: Decoupled, data: Data, options: Mapping[str, Any]) -> Training:
+    keep = request.keep
+    return verbs.train(
+        cut,
+        data.train,
+        epochs=request.step.epochs,
+        validation=data.validation,
+        observe=_say_nothing if request.as_json else _say_epoch,
+        checkpoint=keep.checkpoint,
+        every=keep.every,
+        resume=keep.resume,
+        log_dir=keep.tensorboard,
+        **options,
+    )
 
 
 @contextmanager
@@ -117,90 +137,83 @@ def _told_by_options(checkpoint: Path | None) -> Generator[None]:
         raise
 
 
-@dataclasses.dataclass(frozen=True)
-class _Report:
-    training: Training
-    test: Mapping[str, float]
-
-
-def _check(
-    output: Path | None,
-    plot: Path | None,
-    tensorboard: Path | None,
-    checkpoint: Path | None,
-    every: int,
-    resume: bool,
-) -> None:
+def _check(keep: KeepRequest) -> None:
     """Do nothing if what is asked for can be written, as far as can be told before the training.
 
     Raises:
         FileError: it cannot.
         DniError: there is no checkpoint to resume from.
     """
-    check_place(output)
+    checkpoint = keep.checkpoint
+    check_place(keep.output)
     check_place(checkpoint)
-    if checkpoint is not None and output is not None and checkpoint.resolve() == output.resolve():
-        raise DniError(f"--output and --checkpoint are both {output}: name two files.")
-    if every and checkpoint is None:
+    if checkpoint is not None and keep.output is not None and checkpoint.resolve() == keep.output.resolve():
+        raise DniError(f"--output and --checkpoint are both {keep.output}: name two files.")
+    if keep.every and checkpoint is None:
         raise DniError("--every says how often --checkpoint FILE is written: name the file.")
-    if resume and checkpoint is None:
+    if keep.resume and checkpoint is None:
         raise DniError("--resume goes on from a checkpoint: name it with --checkpoint FILE.")
-    if checkpoint is not None and checkpoint.exists() and not resume:
+    if checkpoint is not None and checkpoint.exists() and not keep.resume:
         raise FileError(f"{checkpoint} is there already. Pass --resume to go on from it, or delete it.")
-    if plot is not None:
-        check_plot(plot)
-        check_place(plot)
-    if tensorboard is not None:
-        check_board(tensorboard)
+    if keep.plot is not None:
+        check_plot(keep.plot)
+        check_place(keep.plot)
+    if keep.tensorboard is not None:
+        check_board(keep.tensorboard)
 
 
-def _loss(name: LossName) -> Loss:
-    return losses.cross_entropy if name is LossName.CROSS_ENTROPY else losses.mse
+def _optimizer(name: OptimizerName, lr: float) -> OptimizerFactory:
+    known = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    return lambda parameters: known[name.value](parameters, lr=lr)
 
 
-def _metrics(name: LossName) -> dict[str, Metric]:
-    return {"accuracy": losses.accuracy} if name is LossName.CROSS_ENTROPY else {}
+def _loss(cut: Decoupled, name: LossName) -> Loss:
+    chosen = losses.cross_entropy if name is LossName.CROSS_ENTROPY else losses.mse
+    return losses.of_free_outputs(cut, chosen)
 
 
-def _rehearse(cut: Decoupled, data: Data, text: str, loss: LossName) -> None:
-    """Compute the loss of every label once, of a few samples each, before hours of training.
-
-    Raises:
-        DniError: the model cannot take the data, or a label is none of its classes.
-    """
-    for part, batches in (("training", data.train), ("test", data.test)):
-        if not isinstance(batches, Arrays):
-            continue  # batches of the user's own may be costly to read, or be read only once
-        try:
-            with eval_mode(cut), torch.no_grad():
-                outputs = cut(batches.x[:2])
-                _loss(loss)(outputs, batches.y[:2])
-        except CaptureError:
-            return  # a file of the training graph alone
-        except (RuntimeError, IndexError) as error:
-            line = next(iter(str(error).strip().splitlines()), "")
-            raise DniError(f"the model cannot take the {part} data of {text}: {line}") from error
-        if loss is LossName.CROSS_ENTROPY and batches.y.numel():
-            losses.check_labels(outputs, batches.y, f"the {part} data of {text}")
-
-
-def _dtype(model: nn.Module | Program) -> torch.dtype:
-    tree = model.tree if isinstance(model, Program) else model
-    parameters: Iterable[nn.Parameter] = tree.parameters()
-    return next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
+def _metrics(cut: Decoupled, name: LossName) -> dict[str, Metric]:
+    if name is not LossName.CROSS_ENTROPY:
+        return {}
+    return {"accuracy": losses.of_free_outputs(cut, losses.accuracy)}
 
 
 def _say_epoch(number: int, epoch: Epoch) -> None:
     typer.echo(f"epoch {number}: {epoch}")
 
 
-def _say(report: _Report, output: Path | None, plot: Path | None, as_json: bool) -> None:
-    if as_json:
+def _say_nothing(number: int, epoch: Epoch) -> None:
+    """Listens all the same: a checkpoint is of a run with as many listeners."""
+
+
+def _facts(request: Train, mode: str, data: Data) -> dict[str, Any]:
+    told = {"file": request.keep.output, "dry_run": request.dry_run}
+    told |= {"mode": mode} if mode else {}
+    return told | ({"classes": data.classes} if data.classes else {})
+
+
+def _say(request: Train, report: _Report, mode: str, data: Data) -> None:
+    if request.as_json:
         epochs = [dataclasses.asdict(each) | {"cosine": each.cosine} for each in report.training.epochs]
-        say_json({"epochs": epochs, "test": dict(report.test), "file": output})
+        say_json({"epochs": epochs, "test": dict(report.test), **_facts(request, mode, data)})
         return
+    if data.classes:
+        typer.echo(f"classes: {', '.join(f'{at} {name}' for at, name in enumerate(data.classes))}")
     if report.test:
         typer.echo("test: " + ", ".join(f"{name} {value:.4f}" for name, value in report.test.items()))
-    for path in (output, plot):
+    for path in (request.keep.output, request.keep.plot):
         if path is not None:
             typer.echo(f"wrote {path}")
+
+
+def _say_dry(request: Train, cut: Decoupled, mode: str, data: Data) -> None:
+    keep = request.keep
+    files: dict[Path, int | None] = {} if keep.output is None else {keep.output: check_saved(cut)}
+    files |= dict.fromkeys(filter(None, (keep.checkpoint, keep.plot, keep.tensorboard)))
+    if request.as_json:
+        say_json({"epochs": [], "test": {}, **_facts(request, mode, data), "would_write": files})
+        return
+    if data.classes:
+        typer.echo(f"classes: {', '.join(f'{at} {name}' for at, name in enumerate(data.classes))}")
+    typer.echo(f"would train for {request.step.epochs} epochs; one step was tried")
+    say_unwritten(files, about=True)

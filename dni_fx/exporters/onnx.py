@@ -27,8 +27,9 @@ from dni_fx.files import check_place
 if TYPE_CHECKING:
     import onnx_ir
 
-# A protobuf message ends at 2 GiB, and the graph needs some of it: more weights get a file of their own.
-_WEIGHTS_INSIDE = 3 * 2**29
+# A protobuf message ends at 2 GiB, and while it is made, its weights are in memory three times, and again
+# when the file is run: more than these get a file of their own, which is written and read piece by piece.
+_WEIGHTS_INSIDE = 2**28
 
 
 @dataclass(frozen=True)

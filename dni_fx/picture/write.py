@@ -27,6 +27,19 @@ _STYLE = {"svg.hashsalt": "dni_fx", "svg.fonttype": "path"}
 _DPI, _PIXELS = 160, 20_000
 
 
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Do nothing if a picture can be drawn in the format that the suffix names.
+
+    Raises:
+        DniError: the suffix names no format.
+    """
+    place = Path(path)
+    if place.suffix.lower() not in FORMATS:
+        raise DniError(
+            f"cannot draw {place}: a picture is a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
+        )
+
+
 def write_picture(
     graph: Program | fx.GraphModule, plan: Plan, path: str | os.PathLike[str], *, cost: str = "flops"
 ) -> None:
@@ -41,12 +54,9 @@ def write_picture(
         PreconditionError: the plan belongs to another graph, or the cost is not known.
         FileError: the path cannot be written.
     """
+    check_picture(path)
     place = Path(path)
     kind = place.suffix.lower()
-    if kind not in FORMATS:
-        raise DniError(
-            f"cannot draw {place}: a picture is a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
-        )
     gm = training_graph(graph) if isinstance(graph, Program) else graph
     scene = scene_of(gm, plan, cost)
     if kind == ".png":

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dni_fx import checks
+from dni_fx.apart import gap_of
 
 ONE, NAN = torch.tensor([1.0, 0.0]), torch.tensor([math.nan, 0.0])
 
@@ -27,4 +27,4 @@ ONE, NAN = torch.tensor([1.0, 0.0]), torch.tensor([math.nan, 0.0])
     ],
 )
 def test_what_rounding_leaves_of_a_gradient_of_zero_is_no_difference(ours, theirs, noise, apart):
-    assert checks._relative(ours, theirs, noise) == apart
+    assert gap_of(ours, theirs).relative(noise) == apart

@@ -50,7 +50,7 @@ TREES = [
 ]
 
 
-@pytest.mark.parametrize("tree", TREES, ids=repr)
+@pytest.mark.parametrize("tree", TREES)
 def test_what_is_written_is_read_back(tree):
     spec = pytree.tree_structure(tree)
     assert tree_of(writable_tree(spec)) == spec

@@ -1,0 +1,64 @@
+"""Plans and state dicts that the command line names."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dni_fx.errors import FileError
+from passes import Plan
+
+
+def read_plan(text: str) -> str | Plan:
+    """The plan in a `.json` file, or on stdin for `-`; any other text is a policy's and stays text.
+
+    Raises:
+        FileError: the file cannot be read.
+        SpecError: it holds no plan.
+    """
+    if text != "-" and not text.endswith(".json"):
+        return text
+    try:
+        return Plan.from_json(sys.stdin.read() if text == "-" else Path(text).read_text("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        where = "on stdin" if text == "-" else text
+        raise FileError(f"cannot read the plan {where}: {why(error)}.") from None
+
+
+def read_state(path: Path) -> Mapping[str, Any]:
+    """The state dict in a `.pt` or `.safetensors` file. Nothing in the file is run.
+
+    Raises:
+        FileError: the file cannot be read, or holds anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return importlib.import_module("safetensors.torch").load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except ModuleNotFoundError:
+        raise FileError(
+            f'cannot read {path}: safetensors is not installed; pip install "dni-fx[safetensors]".'
+        ) from None
+    except pickle.UnpicklingError:
+        raise FileError(
+            f"refused to load {path}: it holds more than tensors and plain containers, and reading that can "
+            "run any code. Save the model's state_dict() alone."
+        ) from None
+    except Exception as error:  # OSError, or whatever a damaged archive makes its reader raise
+        raise FileError(f"cannot read {path}: {why(error)}.") from None
+    if not isinstance(state, Mapping):
+        raise FileError(f"{path} holds a {type(state).__name__}, and not a state dict.")
+    return state
+
+
+def why(error: Exception) -> str:
+    """What an error says in one line, without a full stop."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

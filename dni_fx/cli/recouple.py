@@ -1,0 +1,106 @@
+"""Turn a cut model back into the plain one."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, cast
+
+import torch
+import typer
+from torch import Tensor
+
+from dni_fx import verbs
+from dni_fx.cli.commands.recouple import Mode, Recouple
+from dni_fx.cli.models import open_model
+from dni_fx.cli.output import say_json
+from dni_fx.cli.rehearsal import bytes_of, memory_of, say_unwritten
+from dni_fx.decoupled import Decoupled
+from dni_fx.errors import DniError, FileError
+from dni_fx.files import check_place, replacing
+from dni_fx.plain import plain_program
+
+_Write = Callable[[IO[bytes]], object]
+_PROGRAM, _SAFE, _STATE = ".pt2", ".safetensors", (".pt", ".pth")
+
+
+def run(request: Recouple) -> None:
+    """Write the plain model, and say what is in the file."""
+    _check_place(request)
+    opened = open_model(request.source)
+    if not isinstance(opened.model, Decoupled):
+        raise DniError(f"{request.source.model} is not cut, so there is nothing to take out of it.")
+    cut = opened.model
+    if request.output.suffix == _PROGRAM:
+        call = verbs.example_of(cut, opened.example)
+        program = plain_program(cut, call, training=request.mode is Mode.TRAIN)
+        size, write = bytes_of(verbs.recouple(cut)), _program_writer(program)
+    else:
+        state: dict[str, Tensor] = dict(verbs.recouple(cut).state_dict())
+        size = memory_of(state.values())
+        write = _safe_writer(state) if request.output.suffix == _SAFE else _state_writer(state)
+    if not request.dry_run:
+        with replacing(request.output) as file:
+            write(file)
+        size = request.output.stat().st_size
+    _say(request, cut, size)
+
+
+def _check_place(request: Recouple) -> None:
+    known = (_PROGRAM, _SAFE, *_STATE)
+    if request.output.suffix not in known:
+        raise typer.BadParameter(
+            f"{request.output} is to be a {', '.join(known[:-1])} or {known[-1]} file.", param_hint="--output"
+        )
+    if request.mode is Mode.TRAIN and request.output.suffix != _PROGRAM:
+        raise typer.BadParameter("a state dict has no mode; only a .pt2 file has.", param_hint="--mode")
+    check_place(request.output)
+
+
+def _program_writer(program: torch.export.ExportedProgram) -> _Write:
+    return lambda file: torch.export.save(program, cast("io.BytesIO", file))
+
+
+def _state_writer(state: Mapping[str, Tensor]) -> _Write:
+    return lambda file: torch.save({name: each.detach() for name, each in state.items()}, file)
+
+
+def _safe_writer(state: Mapping[str, Tensor]) -> _Write:
+    """Writes every name with its numbers; what shares memory is there once for each name."""
+    try:
+        save_file = importlib.import_module("safetensors.torch").save_file
+    except ModuleNotFoundError:
+        raise FileError(
+            "cannot write a .safetensors file: safetensors is not installed; "
+            'pip install "dni-fx[safetensors]".'
+        ) from None
+    seen: set[int] = set()
+    own: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        memory = tensor.untyped_storage()
+        whole = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes
+        is_new = memory.data_ptr() not in seen
+        own[name] = tensor.detach() if whole and is_new else tensor.detach().clone().contiguous()
+        seen.add(memory.data_ptr())
+
+    def write(file: IO[bytes]) -> None:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        save_file(own, file.name)  # in another file of that name, which nobody else may read
+        Path(file.name).chmod(mode)
+
+    return write
+
+
+def _say(request: Recouple, cut: Decoupled, size: int) -> None:
+    names = list(verbs.recouple(cut).state_dict())
+    if request.as_json:
+        facts = {"file": request.output, "bytes": size, "dry_run": request.dry_run, "tensors": names}
+        say_json(facts | ({"mode": request.mode} if request.output.suffix == _PROGRAM else {}))
+    elif request.dry_run:
+        say_unwritten({request.output: size}, about=True)
+    else:
+        typer.echo(f"wrote {request.output}: {len(names)} tensors")

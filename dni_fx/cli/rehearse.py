@@ -1,0 +1,60 @@
+"""Meet what would stop a run before hours of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dni_fx.cli import losses
+from dni_fx.cli.arrays import Arrays
+from dni_fx.cli.commands.training import KeepRequest
+from dni_fx.cli.data import Data
+from dni_fx.decoupled import Decoupled
+from dni_fx.errors import CaptureError, DniError
+from dni_fx.modes import eval_mode
+from dni_fx.runtimes import Loss
+from dni_fx.training.batches import Batch, device_of
+from dni_fx.training.callbacks import Told
+from dni_fx.training.stream import Stream
+from dni_fx.training.trainer import Trainer
+
+
+def judge_all(cut: Decoupled, data: Data, text: str, loss: Loss, has_classes: bool) -> None:
+    """Compute the loss of a few samples of each part, and look at every label.
+
+    Raises:
+        DniError: the model cannot take the data, or a label is none of its classes.
+    """
+    parts = {"training": data.train, "validation": data.validation, "test": data.test}
+    for part, batches in parts.items():
+        if not isinstance(batches, Arrays):
+            continue  # batches of the user's own may be costly to read, or be read only once
+        try:
+            with eval_mode(cut), torch.no_grad():
+                few = Stream(cut).given(Batch.of((batches.x[:2], batches.y[:2]), device_of(cut)))
+                outputs = cut(*few.args, **few.kwargs)
+                loss(outputs, few.target)
+        except CaptureError:
+            return  # a file of the training graph alone
+        except (RuntimeError, IndexError) as error:
+            line = next(iter(str(error).strip().splitlines()), "")
+            raise DniError(f"the model cannot take the {part} data of {text}: {line}") from error
+        if has_classes and batches.y.numel():
+            losses.check_labels(losses.free_of(cut, outputs), batches.y, f"the {part} data of {text}")
+
+
+def take_one_step(cut: Decoupled, data: Data, keep: KeepRequest, options: Mapping[str, Any]) -> None:
+    """Train on the first batch alone, from the checkpoint if there is one to go on from.
+
+    Raises:
+        DniError: the run would end here.
+    """
+    trainer = Trainer(cut, callbacks=[Told(lambda number, epoch: None)], **options)  # as many as a run has
+    if keep.resume and keep.checkpoint is not None and keep.checkpoint.exists():
+        trainer.load(keep.checkpoint)
+    for batch in data.train:
+        trainer.step(batch)
+        return
+    raise DniError("the data have no batch to train on.")
