@@ -163,7 +163,13 @@ def run_original(model: Decoupled, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def cutting_of(model: Decoupled) -> Cutting:
-    """How a drop-in is cut: its plan, its graphs so far and its interfaces."""
+    """How a drop-in is cut: its plan, its graphs so far and its interfaces.
+
+    Raises:
+        DniError: the model is not cut yet.
+    """
+    if not isinstance(model, Decoupled):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DniError(f"this {type(model).__name__} is not cut yet: pass it to dni_fx.decouple first.")
     return vars(model)["_dni"]
 
 

@@ -280,3 +280,10 @@ def test_newer_entries_are_left_out_with_a_warning_and_a_newer_version_is_refuse
     assert {str(dni.interface) for dni in dni_fx.boundaries(again).values()} == {"dni:warmup=3"}
     with pytest.raises(dni_fx.DniError, match="version 2, newer than 1"):
         dni_fx.from_pretrained(plain(cut), _edited(tmp_path, version=2))
+
+
+def test_a_plain_model_is_refused_with_what_to_do_first(tmp_path: Path) -> None:
+    plain: Any = Net()
+    with pytest.raises(dni_fx.DniError, match=r"this Net is not cut yet: pass it to dni_fx\.decouple first"):
+        dni_fx.save_interfaces(plain, tmp_path / "interfaces")
+    assert not (tmp_path / "interfaces").exists()
