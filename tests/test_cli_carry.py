@@ -138,3 +138,22 @@ def test_a_model_that_is_cut_already_takes_no_edges(tmp_path):
     run("decouple dni_fx.demo:mlp -o cut.pt2")
     assert "--carry would do nothing" in refusal("verify cut.pt2 --carry state=1")
     assert "--carry would do nothing" in refusal("plan cut.pt2 --carry state=1")
+
+
+def test_the_boundary_on_the_edge_back_is_shown_wherever_boundaries_are(tmp_path):
+    module(tmp_path, "carry_shown", READER)
+    made = json.loads(run(f"decouple carry_shown:make {CUT.format(1)} -o cut.pt2 --json"))
+    (crossing,) = made["boundaries"]
+    assert crossing["boundary"] == "carried_state"
+    assert crossing["shape"] == ["b", 8]
+    (shown,) = json.loads(run("inspect cut.pt2 --json"))["boundaries"]
+    assert {name: shown[name] for name in crossing} == crossing
+    assert (shown["synthesizer"], shown["interface"]) == ("linear", "dni")
+    assert "carried_state" in run("inspect cut.pt2")
+    assert "carried_state: state (b, 8) float32, linear" in run(
+        f"decouple carry_shown:make {CUT.format(1)} -o again.pt2"
+    )
+    run(f"decouple carry_shown:make {CUT.format(1).replace('linear', 'zero')} -o other.pt2")
+    assert list(json.loads(run("diff cut.pt2 other.pt2 --json", 1))["boundaries"]["changed"]) == [
+        "carried_state"
+    ]

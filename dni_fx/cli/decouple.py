@@ -45,7 +45,7 @@ def refuse_untrainable(opened: Opened, allowed: bool) -> None:
 
 
 def _say(request: Decouple, cut: Decoupled, size: int) -> None:
-    specs, stages = verbs.cut_graph(cut).marked.specs, len(verbs.stages(cut))
+    specs, stages = verbs.cut_graph(cut).specs, len(verbs.stages(cut))
     if request.as_json:
         say_json(
             {

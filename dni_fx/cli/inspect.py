@@ -70,7 +70,7 @@ def _of_cut(cut: Decoupled) -> dict[str, Any]:
             "interface": str(dnis[spec.name].interface),
             "parameters": count(dnis[spec.name].learner.parameters()),
         }
-        for spec in graph.marked.specs
+        for spec in graph.specs
         for each in crossings_of(spec)
     ]
     return {

@@ -62,7 +62,7 @@ def _of_model(opened: Opened) -> Side:
         boundaries = {
             spec.name: f"{' + '.join(map(str, crossings_of(spec)))}, {dnis[spec.name].synthesizer}, "
             f"{dnis[spec.name].interface}"
-            for spec in graph.marked.specs
+            for spec in graph.specs
         }
         nodes = _nodes(graph.capture.module(verbs.recouple(model)))
         own, whole = verbs.recouple(model).state_dict(), model.state_dict()
