@@ -17,7 +17,7 @@ from dni_fx.cli.after_all import Printer, show_cut
 from dni_fx.cli.code import called, look_up, search_here
 from dni_fx.cli.commands.options import CaptureRequest, CutRequest, ModelRequest
 from dni_fx.cli.examples import read_example
-from dni_fx.cli.named_files import read_plan, read_state, why
+from dni_fx.cli.named_files import misfits, read_plan, read_state, why
 from dni_fx.decoupled import Decoupled
 from dni_fx.describe import refuse_misfit
 from dni_fx.errors import DniError, FileError
@@ -180,10 +180,14 @@ def _unpickled(path: Path, allowed: bool) -> nn.Module:
 
 
 def _put_weights(model: nn.Module, weights: Path) -> None:
+    state = read_state(weights)
     try:
-        model.load_state_dict(read_state(weights))
-    except RuntimeError as error:  # lists what is missing, what is too much and what has other shapes
-        raise FileError(f"the weights in {weights} do not fit: {error}") from None
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise FileError(
+            f"the weights in {weights} do not fit {type(model).__name__}: "
+            f"{misfits(model.state_dict(), state) or why(error)}. Are they of another model?"
+        ) from None
 
 
 def _edges_back(texts: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,11 @@ from typing import Any
 import torch
 
 from dni_fx.errors import FileError
+from dni_fx.training.checkpoint import MARK
 from passes import Plan
+
+_SHOWN = 3
+"""Names of each kind that a message tells."""
 
 
 def read_plan(text: str) -> str | Plan:
@@ -37,6 +41,11 @@ def read_state(path: Path) -> Mapping[str, Any]:
     Raises:
         FileError: the file cannot be read, or holds anything else.
     """
+    if path.suffix == ".pt2":
+        raise FileError(
+            f"{path} is a whole model, and not a state dict: name it as the model. If it is cut, "
+            f"`dni-fx recouple {path} -o weights.safetensors` writes its weights."
+        )
     try:
         if path.suffix == ".safetensors":
             return importlib.import_module("safetensors.torch").load_file(path)
@@ -54,7 +63,36 @@ def read_state(path: Path) -> Mapping[str, Any]:
         raise FileError(f"cannot read {path}: {why(error)}.") from None
     if not isinstance(state, Mapping):
         raise FileError(f"{path} holds a {type(state).__name__}, and not a state dict.")
+    if MARK in state:
+        raise FileError(
+            f"{path} is a training checkpoint, and not a state dict. `dni-fx train ... --checkpoint {path} "
+            "--resume -o trained.pt2` goes on from it and writes the model that it ends with."
+        )
     return state
+
+
+def misfits(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """How a state dict differs from a model's, some names of each kind; empty if names and shapes agree."""
+    both = [name for name in own if name in given]
+    sizes = {name: (_size(own[name]), _size(given[name])) for name in both}
+    kinds = {
+        "missing": [name for name in own if name not in given],
+        "not in the model": [name for name in given if name not in own],
+        "of other shapes": [
+            f"{name} {here} there, {needed} needed"
+            for name, (needed, here) in sizes.items()
+            if needed != here
+        ],
+    }
+    return "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names)
+
+
+def _size(value: object) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(str, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
 
 
 def why(error: Exception) -> str:

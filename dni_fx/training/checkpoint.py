@@ -16,6 +16,8 @@ from dni_fx.errors import FileError, StageError
 from dni_fx.files import replacing
 from dni_fx.members import check_zip
 
+MARK = "dni_fx_checkpoint"
+"""The entry that tells a checkpoint from other files; it holds the version."""
 VERSION = 1
 _PLAIN = {
     Tensor,
@@ -59,7 +61,7 @@ def write_checkpoint(path: Path, state: State) -> None:
             f"cannot keep the run: {odd}. Tensors, numbers, texts, None and containers are kept."
         )
     with replacing(path) as file:
-        torch.save({"dni_fx_checkpoint": VERSION, **state}, file)
+        torch.save({MARK: VERSION, **state}, file)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileError(f"cannot read {path}: {error.strerror or error}.") from None
     except (RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
         raise refusal from None
-    version = state.get("dni_fx_checkpoint") if isinstance(state, dict) else None
+    version = state.get(MARK) if isinstance(state, dict) else None
     if type(version) is not int:
         raise FileError(f"{path} is no checkpoint of a training run.")
     if version > VERSION:
@@ -87,7 +89,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} was written by a newer dni_fx: it is of version {version}, this is {VERSION}."
         )
     state.setdefault("stream", {})  # which runs that carried no state did not write at first
-    if state.keys() != {"dni_fx_checkpoint", *State.__annotations__}:
+    if state.keys() != {MARK, *State.__annotations__}:
         raise refusal
     return state
 
