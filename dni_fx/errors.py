@@ -13,6 +13,10 @@ class CaptureError(DniError):
     """A model could not be turned into a graph. Says which front-ends were tried and why each failed."""
 
 
+class SizesError(CaptureError):
+    """A graph is for inputs of other sizes, and nothing is left to capture another one of."""
+
+
 class PlanError(DniError, PreconditionError):
     """A graph cannot be cut the way it was asked to, by a policy or by a plan."""
 

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from typing_extensions import override
 
 from dni_fx.calls import Call, Form, call_of
-from dni_fx.errors import CaptureError
+from dni_fx.errors import CaptureError, SizesError
 from dni_fx.hooks import hooks_of, passed_by
 from dni_fx.program import Capture, FrontEnd, Program, signature_of
 from passes.anchors import ANCHOR, part_of
@@ -57,7 +57,7 @@ class Saved(FrontEnd):
             raise CaptureError(f"the graphs in {self.where} take ({wanted}), and this call passes ({names}).")
         if not found.fits(call):
             shapes = ", ".join(str(tuple(leaf.shape)) for leaf in call.leaves)
-            raise CaptureError(
+            raise SizesError(
                 f"the graph in {self.where} takes inputs of sizes {found.sizes.fixed}, and got {shapes}."
             )
         for path, module in passed_by(found.graph, model):

@@ -7,6 +7,7 @@ import typer
 from dni_fx import verbs
 from dni_fx.cli.after_all import printer
 from dni_fx.cli.commands.decouple import Decouple
+from dni_fx.cli.fixed_batch import fixed_batch, say_fixed
 from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.output import save, say_json
 from dni_fx.cli.rehearsal import check_saved, say_unwritten
@@ -16,6 +17,7 @@ from dni_fx.errors import DniError
 from dni_fx.files import check_place
 from dni_fx.program import Program
 from dni_fx.single_mode import refuse_eval_graph
+from passes.words import counted
 
 
 def run(request: Decouple) -> None:
@@ -45,7 +47,8 @@ def refuse_untrainable(opened: Opened, allowed: bool) -> None:
 
 
 def _say(request: Decouple, cut: Decoupled, size: int) -> None:
-    specs, stages = verbs.cut_graph(cut).specs, len(verbs.stages(cut))
+    graph, stages = verbs.cut_graph(cut), len(verbs.stages(cut))
+    specs, batch = graph.specs, fixed_batch(graph)
     if request.as_json:
         say_json(
             {
@@ -53,6 +56,7 @@ def _say(request: Decouple, cut: Decoupled, size: int) -> None:
                 "bytes": size,
                 "dry_run": request.dry_run,
                 "stages": stages,
+                "fixed_batch": batch,
                 "boundaries": [each for spec in specs for each in crossings_of(spec)],
             }
         )
@@ -60,9 +64,10 @@ def _say(request: Decouple, cut: Decoupled, size: int) -> None:
     if request.dry_run:
         say_unwritten({request.output: size}, about=True)
     typer.echo(
-        f"{'it would have' if request.dry_run else f'wrote {request.output}:'} {stages} stages, "
-        f"{len(specs)} boundaries"
+        f"{'it would have' if request.dry_run else f'wrote {request.output}:'} {counted(stages, 'stage')}, "
+        f"{counted(len(specs), 'boundary')}"
     )
     for spec in specs:
         values = " + ".join(map(str, crossings_of(spec)))
         typer.echo(f"  {spec.name}: {values}, {verbs.boundaries(cut)[spec.name].synthesizer}")
+    say_fixed(batch)

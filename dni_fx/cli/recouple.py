@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dni_fx import verbs
 from dni_fx.cli.commands.recouple import Mode, Recouple
+from dni_fx.cli.fixed_batch import batch_of, say_fixed
 from dni_fx.cli.models import open_model
 from dni_fx.cli.output import say_json
 from dni_fx.cli.rehearsal import bytes_of, memory_of, say_unwritten
@@ -23,6 +24,7 @@ from dni_fx.decoupled import Decoupled
 from dni_fx.errors import DniError, FileError
 from dni_fx.files import check_place, replacing
 from dni_fx.plain import plain_program
+from passes.words import counted
 
 _Write = Callable[[IO[bytes]], object]
 _PROGRAM, _SAFE, _STATE = ".pt2", ".safetensors", (".pt", ".pth")
@@ -34,11 +36,12 @@ def run(request: Recouple) -> None:
     opened = open_model(request.source)
     if not isinstance(opened.model, Decoupled):
         raise DniError(f"{request.source.model} is not cut, so there is nothing to take out of it.")
-    cut = opened.model
+    cut, batch = opened.model, None
     if request.output.suffix == _PROGRAM:
         call = verbs.example_of(cut, opened.example)
         program = plain_program(cut, call, training=request.mode is Mode.TRAIN)
         size, write = bytes_of(verbs.recouple(cut)), _program_writer(program)
+        batch = batch_of(program, call)
     else:
         state: dict[str, Tensor] = dict(verbs.recouple(cut).state_dict())
         size = memory_of(state.values())
@@ -47,7 +50,7 @@ def run(request: Recouple) -> None:
         with replacing(request.output) as file:
             write(file)
         size = request.output.stat().st_size
-    _say(request, cut, size)
+    _say(request, cut, size, batch)
 
 
 def _check_place(request: Recouple) -> None:
@@ -95,12 +98,15 @@ def _safe_writer(state: Mapping[str, Tensor]) -> _Write:
     return write
 
 
-def _say(request: Recouple, cut: Decoupled, size: int) -> None:
+def _say(request: Recouple, cut: Decoupled, size: int, batch: int | None) -> None:
     names = list(verbs.recouple(cut).state_dict())
     if request.as_json:
         facts = {"file": request.output, "bytes": size, "dry_run": request.dry_run, "tensors": names}
-        say_json(facts | ({"mode": request.mode} if request.output.suffix == _PROGRAM else {}))
-    elif request.dry_run:
+        is_program = request.output.suffix == _PROGRAM
+        say_json(facts | ({"mode": request.mode, "fixed_batch": batch} if is_program else {}))
+        return
+    if request.dry_run:
         say_unwritten({request.output: size}, about=True)
     else:
-        typer.echo(f"wrote {request.output}: {len(names)} tensors")
+        typer.echo(f"wrote {request.output}: {counted(len(names), 'tensor')}")
+    say_fixed(batch)

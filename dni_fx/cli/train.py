@@ -19,6 +19,7 @@ from dni_fx.cli.commands.train import Train
 from dni_fx.cli.commands.training import KeepRequest, LossName, OptimizerName, Precision
 from dni_fx.cli.data import Data, Reader, first_inputs
 from dni_fx.cli.decouple import refuse_untrainable
+from dni_fx.cli.fixed_batch import fixed_batch
 from dni_fx.cli.images import size_of
 from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.output import save, say_json
@@ -26,7 +27,7 @@ from dni_fx.cli.rehearsal import check_saved, say_unwritten
 from dni_fx.cli.rehearse import judge_all, take_one_step
 from dni_fx.cli.shapes import dtype_of, image_shape
 from dni_fx.decoupled import Decoupled
-from dni_fx.errors import ContextError, DniError, FileError
+from dni_fx.errors import ContextError, DniError, FileError, SizesError
 from dni_fx.files import check_place
 from dni_fx.plot import check_plot, write_plot
 from dni_fx.program import Program
@@ -35,6 +36,7 @@ from dni_fx.single_mode import mode_of
 from dni_fx.training.batches import Metric
 from dni_fx.training.evaluation import evaluate
 from dni_fx.training.reports import Epoch, Training
+from passes.words import counted
 
 _MODES = {
     "train": "was exported in train mode",
@@ -65,7 +67,7 @@ def run(request: Train) -> None:
     loss, metrics = _loss(cut, request.step.loss), _metrics(cut, request.step.loss)
     labels_of = request.data.data if request.step.loss is LossName.CROSS_ENTROPY else ""
     judge_all(cut, data, request.data.data, loss, bool(labels_of))
-    with _told_by_options(request.keep.checkpoint):
+    with _told_by_options(request, cut):
         if request.dry_run:
             take_one_step(cut, data, request.keep, {"loss": loss, **_options(request)})
             _say_dry(request, cut, mode, data)
@@ -125,13 +127,21 @@ def _trained(request: Train, cut: Decoupled, data: Data, options: Mapping[str, A
 
 
 @contextmanager
-def _told_by_options(checkpoint: Path | None) -> Generator[None]:
+def _told_by_options(request: Train, cut: Decoupled) -> Generator[None]:
     """Whoever stops the run is told how it goes on; what stops it, which option is missing."""
     try:
         yield
     except ContextError as error:
         raise error.instead("Pass --labels") from None
+    except SizesError as error:
+        if (batch := fixed_batch(verbs.cut_graph(cut))) is None:
+            raise
+        is_asked = batch == request.data.batch_size
+        whole = f"the samples of each part must be a multiple of {batch}"
+        remedy = whole if is_asked else f"use --batch-size {batch}"
+        raise SizesError(f"{error} The batch size is fixed: {remedy}.") from None
     except KeyboardInterrupt:
+        checkpoint = request.keep.checkpoint
         if checkpoint is not None and checkpoint.exists():
             typer.echo(f"dni-fx: stopped; with --resume it goes on from {checkpoint}.", err=True)
         raise
@@ -215,5 +225,5 @@ def _say_dry(request: Train, cut: Decoupled, mode: str, data: Data) -> None:
         return
     if data.classes:
         typer.echo(f"classes: {', '.join(f'{at} {name}' for at, name in enumerate(data.classes))}")
-    typer.echo(f"would train for {request.step.epochs} epochs; one step was tried")
+    typer.echo(f"would train for {counted(request.step.epochs, 'epoch')}; one step was tried")
     say_unwritten(files, about=True)

@@ -1,0 +1,13 @@
+"""Words that go with numbers in messages."""
+
+from __future__ import annotations
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun, which is one of many unless the number is 1.
+
+    >>> counted(1, "stage"), counted(1200, "step"), counted(0, "boundary")
+    ('1 stage', '1,200 steps', '0 boundaries')
+    """
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else many}"
