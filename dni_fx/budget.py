@@ -19,6 +19,7 @@ from dni_fx.timeline import Timeline
 from passes import Plan
 from passes.bytes import show_bytes
 from passes.values import value_of
+from passes.words import counted
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -176,11 +177,13 @@ def budget_of(
         batch=_batch(gm),
         backprop=Method("backprop", max(always + timeline.peak(every) + 2 * outputs, least), 0.0),
         checkpointing=Method(
-            f"checkpointing, {len(segments)} segments",
+            f"checkpointing, {counted(len(segments), 'segment')}",
             max(always + checkpointed + 2 * outputs, least),
             _again(flow, timeline, segments),
         ),
-        ours=Method(f"this plan, {len(plan)} stages", max(always + released + 2 * outputs, least), extra),
+        ours=Method(
+            f"this plan, {counted(len(plan), 'stage')}", max(always + released + 2 * outputs, least), extra
+        ),
     )
 
 

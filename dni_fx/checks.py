@@ -25,6 +25,7 @@ from passes.boundary import CONTAINER
 from passes.leaks import leaks
 from passes.shell import shell
 from passes.values import unannotated, value_of
+from passes.words import counted
 
 _SEED = 0
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
@@ -81,7 +82,7 @@ def _checks(cut: Decoupled, call: Call, context: Tensor | None) -> Iterator[Chec
         graph = cutting_of(ours).graph(ours, call)
     found = tuple(leaks(graph.marked.module(ours)))
     yield Check(
-        "no gradient path past a boundary", not found, ", ".join(found) or f"{len(dnis(cut))} boundaries"
+        "no gradient path past a boundary", not found, ", ".join(found) or counted(len(dnis(cut)), "boundary")
     )
     yield _scaling(ours, graph, call, context)
     shared = shared_parameters(graph.road.stages)

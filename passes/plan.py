@@ -14,6 +14,7 @@ from passes.dataflow import dataflow
 from passes.plan_diff import difference
 from passes.recurrences import recurrences
 from passes.values import value_of
+from passes.words import counted
 
 _SHOWN = 8
 """Edges that run backwards which are told one by one; of the others only how many there are."""
@@ -50,9 +51,8 @@ class Plan:
         for stage in self.stage_of.values():
             sizes[stage] += 1
         values = ", ".join(map(str, sizes))
-        stages = "stage" if len(self) == 1 else "stages"
         time = "".join(f"; {name} cut in time every {every}" for name, every in self.time.items())
-        return f"{len(self)} {stages} of {values} values, by {self.policy}{time}"
+        return f"{counted(len(self), 'stage')} of {values} values, by {self.policy}{time}"
 
     def __len__(self) -> int:
         return 1 + max(self.stage_of.values(), default=0)
@@ -118,7 +118,8 @@ class Plan:
             if anchor not in there:
                 yield f"copies speak of {anchor}, which is not in this graph"
             elif beyond := [stage for stage in stages if stage >= len(self)]:
-                yield f"{anchor} is to be recomputed in stage {beyond[0]}, and there are {len(self)} stages"
+                there_are = counted(len(self), "stage")
+                yield f"{anchor} is to be recomputed in stage {beyond[0]}, and the plan has {there_are}"
 
     def _wrong_time(self, graph: fx.Graph) -> Iterator[str]:
         """What is to be cut in time and is not in the graph."""

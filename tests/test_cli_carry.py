@@ -157,3 +157,5 @@ def test_the_boundary_on_the_edge_back_is_shown_wherever_boundaries_are(tmp_path
     assert list(json.loads(run("diff cut.pt2 other.pt2 --json", 1))["boundaries"]["changed"]) == [
         "carried_state"
     ]
+    shown = run(f"decouple carry_shown:make {CUT.format(1)} -o once.pt2")
+    assert "once.pt2: 1 stage, 1 boundary\n" in shown

@@ -15,6 +15,7 @@ from dni_fx.picture.scene import Box, Joint, Lane, Scene
 from dni_fx.picture.texts import FAMILY, fitted, width_of
 from dni_fx.picture.words import facts_of_box, facts_of_joint, kind_of, noun, percent
 from passes.bytes import show_bytes
+from passes.words import counted
 
 _POINTS = 72.0
 _DASHES: Any = (0, (4, 2.5))
@@ -57,15 +58,14 @@ class _Pen:
         scene, nodes = self.scene, sum(lane.nodes for lane in self.scene.lanes)
         learned = [joint for joint in scene.joints if joint.name]
         sent = sum(joint.bytes for joint in learned)
-        stages = "1 stage" if len(scene.lanes) == 1 else f"{len(scene.lanes)} stages"
         room = self.width - 2 * MARGIN - _KEY
-        title = f"{stages}, balance {scene.balance:.3f}"
+        title = f"{counted(len(scene.lanes), 'stage')}, balance {scene.balance:.3f}"
         self._text(MARGIN, MARGIN + 6, title, _TITLE, "bold", width=room)
         about = [
             f"max / mean {noun(scene)} of a stage",
             f"{scene.amount(scene.cost)} in all" if scene.cost else "no cost is known",
-            f"{nodes:,} nodes",
-            f"{len({joint.name for joint in learned})} boundaries, {show_bytes(sent)}",
+            counted(nodes, "node"),
+            f"{counted(len({joint.name for joint in learned}), 'boundary')}, {show_bytes(sent)}",
         ]
         self._text(MARGIN, MARGIN + 22, "  ·  ".join(about), _LARGE, color=_GREY, width=room)
         self._text(MARGIN, MARGIN + 36, f"plan {scene.policy}", _LARGE, color=_GREY, width=room)

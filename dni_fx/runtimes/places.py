@@ -13,6 +13,7 @@ from dni_fx.decoupled import Decoupled, dnis
 from dni_fx.errors import StageError
 from dni_fx.program import modules_of
 from dni_fx.runtimes.meeting import Meeting
+from passes.words import counted
 
 
 class Places:
@@ -38,8 +39,8 @@ class Places:
         stages, devices = graph.road.stages, self.devices
         if len(stages) < len(devices):
             raise StageError(
-                f"there are {len(devices)} devices for {len(stages)} stages. Cut the model into more, or "
-                "name fewer devices."
+                f"there are {counted(len(devices), 'device')} for {counted(len(stages), 'stage')}. "
+                "Cut the model into more, or name fewer devices."
             )
         if not devices:
             return {}

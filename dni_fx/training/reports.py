@@ -8,6 +8,7 @@ from typing import Any
 
 from dni_fx.diagnosis import Diagnosis
 from dni_fx.history import Record
+from passes.words import counted
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Epoch:
             f"cosine({name}) {mean.cosine:+.2f}{' locked' if mean.locked else ''}"
             for name, mean in self.boundaries.items()
         ]
-        return f"{', '.join(parts)} ({self.steps} steps in {self.seconds:.1f} s)"
+        return f"{', '.join(parts)} ({counted(self.steps, 'step')} in {self.seconds:.1f} s)"
 
     def plain(self) -> dict[str, Any]:
         """As dictionaries and numbers."""

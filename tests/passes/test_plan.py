@@ -201,7 +201,7 @@ def test_what_is_made_of_weights_alone_may_be_recomputed_in_the_stages_there_are
     first, second, third = (anchor_of(node) for node in gm.graph.nodes if "anchor" in node.meta)
     assert list(Plan({first: 0, second: 0, third: 1}, {first: (1,)}).problems(gm.graph)) == []
     assert list(Plan({first: 0, second: 0, third: 1}, {first: (2,)}).problems(gm.graph)) == [
-        f"{first} is to be recomputed in stage 2, and there are 2 stages"
+        f"{first} is to be recomputed in stage 2, and the plan has 2 stages"
     ]
     assert list(Plan({first: 1, second: 0, third: 1}, {first: (0,)}).problems(gm.graph)) == []
 
