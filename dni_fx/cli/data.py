@@ -88,9 +88,11 @@ class Reader:
 
     def _arrays(self, where: str, arrays: Mapping[str, Any]) -> Data:
         names = ("x_train", "y_train") if "x_train" in arrays else ("x", "y")
-        if not arrays.keys() >= set(names) or ("x_test" in arrays) != ("y_test" in arrays):
+        tests = ("x_test", "y_test") if {"x_test", "y_test"} & arrays.keys() else ()
+        if lost := [name for name in (*names, *tests) if name not in arrays]:
             raise FileError(
-                f"cannot train on {where}: it has {', '.join(arrays) or 'nothing'}. Needed are x_train and "
+                f"cannot train on {where}: it has {', '.join(arrays) or 'nothing'}, and no "
+                f"{' and no '.join(lost)}. Needed are x_train and "
                 "y_train, or x and y; for a test, x_test and y_test."
             )
         train = self._batches(*_pair(where, arrays, names, self.dtype), self.seed)

@@ -14,6 +14,9 @@ from dni_fx.errors import DniError
 from dni_fx.feedback import writes_of
 from dni_fx.fields import with_fields
 
+_NO_LABEL = -100
+"""What torch takes no loss of."""
+
 
 def cross_entropy(outputs: Any, target: Tensor) -> Tensor:
     """Mean cross entropy of scores and class numbers, of every token or pixel where there are several.
@@ -25,16 +28,19 @@ def cross_entropy(outputs: Any, target: Tensor) -> Tensor:
     return F.cross_entropy(scores.flatten(0, -2), target.flatten())
 
 
-def check_labels(outputs: Any, labels: Tensor, where: str) -> None:
-    """Do nothing if the model has a score for every label; a negative label stands for none.
+def check_labels(outputs: Any, few: Tensor, labels: Tensor, where: str) -> None:
+    """Do nothing if the model has a score for every label; the label -100 stands for none.
+
+    `outputs` are those for `few` of the labels.
 
     Raises:
-        DniError: a label is beyond the last class.
+        DniError: a label is none of the classes, or is no class number.
     """
-    scores = first_tensor(outputs)
-    last = scores.shape[-1] if scores.shape[:-1] == (scores.shape[0], *labels.shape[1:]) else scores.shape[1]
-    if int(labels.max()) >= last:
-        raise DniError(f"{where} has the label {int(labels.max())}, and the model has {last} outputs.")
+    last = _classes_last(outputs, few).shape[-1]
+    wrong = labels[(labels != _NO_LABEL) & ((labels < 0) | (labels >= last))]
+    if wrong.numel():
+        worst = int(wrong.max() if int(wrong.max()) >= last else wrong.min())
+        raise DniError(f"{where} has the label {worst}, and the model has {last} outputs.")
 
 
 def accuracy(outputs: Any, target: Tensor) -> Tensor:
@@ -94,8 +100,9 @@ def _classes_last(outputs: Any, target: Tensor) -> Tensor:
         return scores
     if whole and scores.dim() > 1 and (scores.shape[0], *scores.shape[2:]) == tuple(target.shape):
         return scores.movedim(1, -1)
+    integers = "" if whole else " Classes are integers: store them as np.int64."
     raise DniError(
         f"cross-entropy needs one class number for each row of the output {tuple(scores.shape)}, and the "
-        f"targets are {tuple(target.shape)} of {str(target.dtype).removeprefix('torch.')}. For other "
-        "targets use --loss mse."
+        f"targets are {tuple(target.shape)} of {str(target.dtype).removeprefix('torch.')}.{integers} For "
+        "other targets use --loss mse."
     )

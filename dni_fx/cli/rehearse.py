@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dni_fx.cli import losses
 from dni_fx.cli.arrays import Arrays
 from dni_fx.cli.commands.training import KeepRequest
 from dni_fx.cli.data import Data
+from dni_fx.cli.shapes import dtype_of
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import CaptureError, DniError
 from dni_fx.modes import eval_mode
@@ -35,14 +37,16 @@ def judge_all(cut: Decoupled, data: Data, text: str, loss: Loss, has_classes: bo
             with eval_mode(cut), torch.no_grad():
                 few = Stream(cut).given(Batch.of((batches.x[:2], batches.y[:2]), device_of(cut)))
                 outputs = cut(*few.args, **few.kwargs)
+                if has_classes:
+                    where = f"the {part} data of {text}"
+                    losses.check_labels(losses.free_of(cut, outputs), few.target, batches.y, where)
                 loss(outputs, few.target)
         except CaptureError:
             return  # a file of the training graph alone
         except (RuntimeError, IndexError) as error:
             line = next(iter(str(error).strip().splitlines()), "")
-            raise DniError(f"the model cannot take the {part} data of {text}: {line}") from error
-        if has_classes and batches.y.numel():
-            losses.check_labels(losses.free_of(cut, outputs), batches.y, f"the {part} data of {text}")
+            types = _types_apart(cut, batches.x[:1])
+            raise DniError(f"the model cannot take the {part} data of {text}: {line}{types}") from error
 
 
 def take_one_step(cut: Decoupled, data: Data, keep: KeepRequest, options: Mapping[str, Any]) -> None:
@@ -58,3 +62,9 @@ def take_one_step(cut: Decoupled, data: Data, keep: KeepRequest, options: Mappin
         trainer.step(batch)
         return
     raise DniError("the data have no batch to train on.")
+
+
+def _types_apart(cut: Decoupled, inputs: Tensor) -> str:
+    """What tells the type of inputs from that of the model, if they are not the same."""
+    found, needed = (str(each).removeprefix("torch.") for each in (inputs.dtype, dtype_of(cut)))
+    return "" if found == needed else f" (the inputs are {found}, and the model computes with {needed})"
