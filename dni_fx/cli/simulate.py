@@ -89,7 +89,7 @@ def _refuse(request: Simulate) -> None:
 
 
 def _simulated(schedule: Schedule, layout: Layout, stages: Costed, network: Network) -> Outcome:
-    timetable = schedule.timetable(layout, 2 * schedule.settling + 2)
+    timetable = schedule.timetable(layout, schedule.enough)
     return simulate(timetable, layout, stages.costs, network)
 
 

@@ -25,7 +25,13 @@ class Schedule(Named):
     @property
     @abc.abstractmethod
     def settling(self) -> int:
-        """After how many steps each looks like the one before, as far as neighbors go."""
+        """After how many steps each looks like the one that is so many before, as far as neighbors go."""
+
+    @property
+    @final
+    def enough(self) -> int:
+        """How many steps to simulate: to settle, as many again to look at, and one to count from."""
+        return 2 * self.settling + 1
 
     @abc.abstractmethod
     def fill(self, line: Line, steps: int) -> None:
