@@ -17,7 +17,7 @@ from dni_fx.calls import Call, Form, call_of
 from dni_fx.errors import CaptureError
 from dni_fx.hooks import hooks_of, passed_by
 from dni_fx.program import Capture, FrontEnd, Program, signature_of
-from passes.anchors import ANCHOR
+from passes.anchors import ANCHOR, part_of
 from passes.code import compile_graph
 
 
@@ -126,11 +126,20 @@ def without_markers(graph: fx.Graph, anchors: Mapping[str, str]) -> None:
     """Take the calls of `dni_fx::interface` out of a graph; what is left is the captured graph.
 
     `anchors` tells, by the name that the call gives, the anchor of the value in front of it. The operation
-    that made it may have been part of another one when the file was written.
+    that made it may have been part of another one when the file was written. What torch.export adds
+    behind the call, to check the value, bears the same anchor and is not the value.
     """
+    owners: dict[str, fx.Node] = {}
     for node in list(graph.nodes):
         if node.target is torch.ops.dni_fx.interface.default:
             (value,) = node.all_input_nodes
-            value.meta["custom"] = (value.meta.get("custom") or {}) | {ANCHOR: anchors[node.args[1]]}
+            owners[anchors[node.args[1]]] = value
             node.replace_all_uses_with(value)
             graph.erase_node(node)
+    for node in graph.nodes:
+        custom = node.meta.get("custom") or {}
+        anchor = custom.get(ANCHOR)
+        if anchor in owners and owners[anchor] < node:
+            node.meta["custom"] = custom | {ANCHOR: part_of(anchor)}
+    for anchor, value in owners.items():
+        value.meta["custom"] = (value.meta.get("custom") or {}) | {ANCHOR: anchor}

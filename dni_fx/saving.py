@@ -61,6 +61,21 @@ def inference_program(cut: Decoupled, call: Call) -> Exported:
         return _export(cut, cutting_of(cut).graph(cut, call), call)
 
 
+def shown_program(cut: Decoupled, call: Call) -> ExportedProgram:
+    """Like `inference_program`, for other tools: what it returns has the form that the model returns.
+
+    Raises:
+        ExportError: torch.export refuses the graph, or a hook would be lost.
+    """
+    program = inference_program(cut, call).program
+    with eval_mode(cut), torch.no_grad():
+        form = cutting_of(cut).graph(cut, call).capture.out_spec
+    signature = program.module_call_graph[0].signature
+    assert signature is not None
+    signature.out_spec = form
+    return program
+
+
 def save(cut: Decoupled, call: Call, path: str | os.PathLike[str]) -> str:
     """Write a cut model to one `.pt2` file; returns why it cannot be trained on, empty if it can.
 

@@ -46,7 +46,7 @@ class Scale(nn.Module):
     def observe(self, squares: Sequence[float]) -> None:
         """Take in the mean square of one gradient for each value."""
         mean_square = self.mean_square
-        mean_square.lerp_(mean_square.new_tensor(squares), 1 - MEMORY)
+        mean_square.lerp_(torch.tensor(squares, dtype=torch.float64).to(mean_square), 1 - MEMORY)
         self._count = self.count + 1
         self.seen.fill_(self._count)
 

@@ -37,7 +37,7 @@ from dni_fx.modes import training_mode
 from dni_fx.policies import POLICIES, Policy
 from dni_fx.program import FrontEnd, Program
 from dni_fx.reopened import reopened
-from dni_fx.saving import inference_program, open_cut
+from dni_fx.saving import open_cut, shown_program
 from dni_fx.saving import save as write_cut
 from dni_fx.sheet import described
 from dni_fx.sources import program_of, without_numbers
@@ -189,7 +189,7 @@ def export(
         FileError: the path cannot be written.
     """
     chosen = parse(exporter, EXPORTERS) if isinstance(exporter, str) else exporter
-    return chosen.write(inference_program(cut, example_of(cut, inputs)).program, Path(path))
+    return chosen.write(shown_program(cut, example_of(cut, inputs)), Path(path))
 
 
 def save(cut: Decoupled, path: str | os.PathLike[str]) -> None:

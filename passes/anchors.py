@@ -54,6 +54,15 @@ def base_of(anchor: Anchor) -> Anchor:
     return Anchor(anchor.partition(_PART)[0])
 
 
+def part_of(anchor: str) -> Anchor:
+    """The anchor of what belongs to a captured operation and is not its value: a check of it, say.
+
+    >>> base_of(part_of("layers.0:add"))
+    'layers.0:add'
+    """
+    return Anchor(f"{anchor}{_PART}")
+
+
 def anchor_of(node: fx.Node) -> Anchor:
     """The anchor that `set_anchors` gave to a node."""
     return node.meta["anchor"]

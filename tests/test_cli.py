@@ -198,3 +198,14 @@ def test_list_prints_every_option_of_an_interface():
     shown = run("list interfaces")
     for field in dataclasses.fields(dni_fx.Interface):
         assert f"{field.name}={field.default}" in shown
+
+
+def test_stages_are_exported_to_a_folder_which_a_dry_run_only_tells(tmp_path):
+    pytest.importorskip("onnxruntime")
+    command = "export dni_fx.demo:mlp --plan balanced:stages=2 --exporter onnx-stages -o stages"
+    assert "would write stages: " in run(f"{command} --dry-run")
+    assert not (tmp_path / "stages").exists()
+    assert "wrote stages: " in run(command)
+    names = [path.name for path in sorted((tmp_path / "stages").iterdir())]
+    assert names == ["manifest.json", "stage_0.onnx", "stage_1.onnx"]
+    assert "wrote stages: " in run(command)

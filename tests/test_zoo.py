@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from tests import zoo
 from tests.zoo.__main__ import main
 from tests.zoo.checks import CHECKS, Subject, pair_of
 from tests.zoo.plain import Chain, rows
+from tests.zoo.round_trip import STEPS, TOLERANCE, relative
 
 
 class Remembers(Chain):
@@ -79,3 +81,34 @@ def test_names_are_listed_once(capsys):
 def test_a_name_that_no_model_has_is_refused(capsys):
     assert main(["nothing"]) == 2
     assert capsys.readouterr().err == "no model of the zoo is called nothing; --list names them\n"
+
+
+def test_a_model_comes_back_from_files_and_onnxruntime_as_it_was(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    assert main(["masked", "--round-trip", "--json", str(path)]) == 0
+    (row,) = json.loads(path.read_text())
+    assert row["checks"] == dict.fromkeys(STEPS, True)
+    assert row["interfaces"] == row["boundaries"] == 2
+    assert row["apart"] <= TOLERANCE
+    assert "1 of 1 hold all checks" in capsys.readouterr().out
+
+
+def test_a_model_that_no_file_can_hold_is_told_with_the_step_and_the_reason(capsys):
+    assert main(["writes-buffers", "--round-trip"]) == 1
+    printed = capsys.readouterr().out
+    assert "0 of 1 hold all checks" in printed
+    assert "writes-buffers (float32), export: ExportError: cannot write this program as ONNX" in printed
+
+
+@pytest.mark.parametrize(
+    ("got", "apart"),
+    [
+        (np.array([1.0, 2.0]), 0.0),
+        (np.array([1.0, 2.5]), 0.25),
+        (np.array([1.0, np.nan]), np.inf),
+        (np.array([1, 2]), np.inf),
+        (np.array([[1.0, 2.0]]), np.inf),
+    ],
+)
+def test_the_distance_is_relative_to_the_largest_element(got, apart):
+    assert relative(np.array([1.0, 2.0]), got) == apart

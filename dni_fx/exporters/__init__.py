@@ -7,6 +7,7 @@ EXPORTERS: Registry[type[Exporter]] = Registry(
     "exporter",
     {
         "onnx": "dni_fx.exporters.onnx:Onnx",
+        "onnx-stages": "dni_fx.exporters.onnx_stages:OnnxStages",
     },
     group="dni_fx.exporters",
 )

@@ -5,12 +5,14 @@ That a file runs says nothing: the exporter translates some programs wrongly and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
@@ -20,23 +22,33 @@ from dni_fx.errors import ExportError
 _TOLERANCE = 1e-5  # two libraries sum in different orders; 32-bit sums of a few thousand terms stay within it
 
 
-def check(path: Path, program: ExportedProgram) -> float:
-    """The largest difference between the file and the program, on the example and at other sizes.
+@dataclass(frozen=True)
+class Case:
+    """Inputs to try, and what PyTorch makes of them.
 
-    Every input size that may vary is varied at once. Floats agree within 1e-5, absolute plus relative to
-    the output's largest element (8 units of rounding where a dtype is coarser); all else is equal.
+    `leaves` are all inputs of the program, `feeds` those that a file has, by name; `expected` are the outputs
+    that a file has. `said` tells the shapes of the inputs.
+    """
+
+    leaves: list[Any]
+    feeds: Mapping[str, NDArray[Any]]
+    expected: list[Tensor]
+    said: str
+
+
+def cases(program: ExportedProgram) -> Iterator[Case]:
+    """The example, and if any input size may vary the same with every such size another.
 
     Raises:
-        ExportError: they disagree, or one of them does not run. Says by how much and for which shapes.
+        ExportError: there is no example, or the program does not run at sizes that it says it takes.
     """
     if program.example_inputs is None:
         raise ExportError(
             "cannot compare the file with PyTorch: the program carries no example inputs. "
-            "Capture it again with an example, or skip the comparison: onnx:check=false."
+            "Capture it again with an example, or skip the comparison with the option check=false."
         )
     module, names = program.module(), inputs(program)
     leaves, form = pytree.tree_flatten(program.example_inputs)
-    worst = 0.0
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for tried in _sizes(program, leaves):
             args, kwargs = pytree.tree_unflatten(tried, form)
@@ -46,10 +58,27 @@ def check(path: Path, program: ExportedProgram) -> float:
                 raise ExportError(
                     f"PyTorch refuses sizes that the program says it takes, {_shapes(tried)}: {error}"
                 ) from error
-            feeds = dict(zip(names, _variable(_arguments(program), tried), strict=True))
+            fed = dict(zip(names, map(array, _variable(_arguments(program), tried)), strict=True))
             expected = [torch.as_tensor(leaf) for leaf in _variable(_results(program), returned)]
-            worst = max(worst, _compare(path, feeds, expected, _shapes(tried)))
-    return worst
+            yield Case(tried, fed, expected, _shapes(tried))
+
+
+def check(path: Path, program: ExportedProgram) -> float:
+    """The largest difference between the file and the program, on the example and at other sizes.
+
+    Floats agree within 1e-5, absolute plus relative to the output's largest element (8 units of rounding
+    where a dtype is coarser); all else is equal.
+
+    Raises:
+        ExportError: they disagree, or one of them does not run. Says by how much and for which shapes.
+    """
+    return max(_compare(path, case) for case in cases(program))
+
+
+def array(leaf: Any) -> NDArray[Any]:
+    """A tensor or a number as onnxruntime takes it; complex numbers as pairs of real ones."""
+    tensor = torch.as_tensor(leaf).detach().cpu()
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).numpy()
 
 
 def inputs(program: ExportedProgram) -> list[str]:
@@ -74,29 +103,28 @@ def _results(program: ExportedProgram) -> list[Any]:
     return [spec.arg for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
 
 
-def _compare(path: Path, feeds: Mapping[str, Any], expected: list[Tensor], shapes: str) -> float:
+def _compare(path: Path, case: Case) -> float:
     import onnx.checker
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors come as exceptions
+    options.log_severity_level = 4  # errors come as exceptions
     try:
         onnx.checker.check_model(str(path))
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        arrays = {name: torch.as_tensor(leaf).detach().cpu().numpy() for name, leaf in feeds.items()}
-        found = session.run(None, arrays)
+        found = session.run(None, dict(case.feeds))
     except Exception as error:  # its exceptions have no common base but this
         raise ExportError(
-            f"onnxruntime cannot run the file on {shapes}: {error}\n"
-            "Nothing was written. To write it for another runtime, skip the comparison: onnx:check=false."
+            f"onnxruntime cannot run the file on {case.said}: {error}\n"
+            "Nothing was written. To write it for another runtime, skip the comparison: option check=false."
         ) from error
     names = [output.name for output in session.get_outputs()]
-    if len(names) != len(expected):
-        raise ExportError(f"the file has {len(names)} outputs, and the program has {len(expected)}.")
+    if len(names) != len(case.expected):
+        raise ExportError(f"the file has {len(names)} outputs, and the program has {len(case.expected)}.")
     return max(
         (
-            difference(name, want.detach().cpu(), torch.as_tensor(got), shapes)
-            for name, want, got in zip(names, expected, found, strict=True)
+            difference(name, want.detach().cpu(), torch.as_tensor(got), case.said)
+            for name, want, got in zip(names, case.expected, found, strict=True)
         ),
         default=0.0,
     )
@@ -124,7 +152,7 @@ def difference(name: str, expected: Tensor, found: Tensor, shapes: str) -> float
     raise ExportError(
         f"output {name!r} in the file is off by {gap:.3g} from PyTorch's (allowed {allowed:.3g}) on {shapes}"
         ". Nothing was written. In training mode batch norm is translated wrongly and dropout is random: "
-        "export the model in eval() mode. To write the file all the same: onnx:check=false."
+        "export the model in eval() mode. To write the file all the same: option check=false."
     )
 
 

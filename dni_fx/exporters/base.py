@@ -15,7 +15,8 @@ from passes import Named
 class Written:
     """What an exporter wrote. `str` says it in a line.
 
-    `files` are all the files written, `path` first. `interfaces` are the names of the boundaries that the
+    `path` is what was asked for: a file, or a folder. `files` are all the files written; the first is `path`
+    itself, or what tells of the others in it. `interfaces` are the names of the boundaries that the
     file shows, one for each of its interface nodes. `difference` is the largest one between an output of
     the file and PyTorch's, 0.0 where all are equal, None where nobody compared them.
     """
@@ -40,10 +41,18 @@ class Exporter(Named):
     """How to write a program to a file."""
 
     @abc.abstractmethod
+    def check_place(self, path: Path) -> None:
+        """Do nothing if there can be written to this path, so that no one waits for work that is then lost.
+
+        Raises:
+            FileError: it cannot.
+        """
+
+    @abc.abstractmethod
     def write(self, program: ExportedProgram, path: Path) -> Written:
         """Write an inference program whose boundaries are calls of `dni_fx::interface`.
 
-        The program is left as it was. `path` holds the whole new file, or what it held before.
+        The program is left as it was. `path` holds all that is new, or what it held before.
 
         Raises:
             ExportError: the program cannot be written in this format, or the file disagrees with it.

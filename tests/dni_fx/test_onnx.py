@@ -215,13 +215,17 @@ def test_a_program_that_writes_to_its_input_is_refused(tmp_path: Path) -> None:
         Onnx().write(program(nn.ReLU(inplace=True), torch.randn(2, 3)), tmp_path / "m.onnx")
 
 
-def test_a_constant_output_is_refused_by_value(tmp_path: Path) -> None:
+def test_a_constant_output_is_told_beside_the_graph(tmp_path: Path) -> None:
     class Model(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, int]:
-            return x + 1, 3
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            return {"count": 3, "y": x + 1, "none": None, "kind": "a"}
 
-    with pytest.raises(ExportError, match="returns the constant 3"):
-        Onnx().write(program(Model(), torch.randn(2, 3)), tmp_path / "m.onnx")
+    written = Onnx().write(program(Model(), torch.randn(2, 3)), tmp_path / "m.onnx")
+    model = onnx.load(written.path)
+    assert [value.name for value in model.graph.output] == ["y"]
+    assert {each.key: each.value for each in model.metadata_props} == {
+        "dni_fx.constants": '{"count": 3, "kind": "a"}'
+    }
 
 
 def test_an_operator_without_translation_is_named(tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
-"""Capture, cut and check the models of the zoo: `python -m tests.zoo [PATTERN ...]`."""
+"""Capture, cut and check the models of the zoo: `python -m tests.zoo [PATTERN ...]`.
+
+With --round-trip: cut, save, load, verify, export and run each in onnxruntime, whole and stage by stage.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
 from tests.silence import silence
-from tests.zoo.checks import FAMILIES, Row, Subject, examine, subjects
-from tests.zoo.table import summary, table_of, write
+from tests.zoo.checks import FAMILIES, Subject, examine, subjects
+from tests.zoo.round_trip import first_dtype, travel
+from tests.zoo.table import summary, table_of, trips_of, write
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -28,13 +33,18 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(dict.fromkeys(subject.name for subject in chosen)))
         return 0
-    rows = _examined(chosen, options.plan, options.stages)
+    if options.round_trip:
+        chosen = [subject for subject in chosen if subject.dtype == first_dtype(subject)]
+    ask = travel if options.round_trip else examine
+    rows: list[Any] = []
+    for row in _examined(chosen, lambda subject: ask(subject, options.plan, options.stages)):
+        rows.append(row)
+        if options.json:  # what was found is there, also of a run that is cut short
+            write(rows, options.json)
     out = Console(markup=False, highlight=False, emoji=False)
     out = out if out.is_terminal else Console(markup=False, highlight=False, emoji=False, width=_WIDE)
-    out.print(table_of(rows))
+    out.print(trips_of(rows) if options.round_trip else table_of(rows))
     out.print(summary(rows))
-    if options.json:
-        write(rows, options.json)
     return int(any(row.failed for row in rows))
 
 
@@ -53,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "--stages", type=int, default=3, help="stages to cut into, or as many as there can be"
     )
     parser.add_argument("--plan", default="", help="a plan instead, such as bottleneck")
+    parser.add_argument("--round-trip", action="store_true", help="to files and back, and to onnxruntime")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as well")
     parser.add_argument("--list", action="store_true", help="print the names and do nothing")
     return parser
@@ -68,17 +79,15 @@ def _chosen(options: argparse.Namespace) -> list[Subject]:
     ]
 
 
-def _examined(chosen: Sequence[Subject], plan: str, stages: int) -> list[Row]:
+def _examined(chosen: Sequence[Subject], ask: Callable[[Subject], Any]) -> Iterator[Any]:
     """A row for each; a terminal sees which one is at work."""
-    rows: list[Row] = []
     shown = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with shown, silence():
         task = shown.add_task("", total=len(chosen))
         for subject in chosen:
             shown.update(task, description=subject.name)
-            rows.append(examine(subject, plan, stages))
+            yield ask(subject)
             shown.advance(task)
-    return rows
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 import time
@@ -86,16 +87,16 @@ def pair_of(subject: Subject, plan: str = "", stages: int = 3) -> Pair:
     model = subject.model()
     args, kwargs = subject.call(subject.batches[0])
     program = dni_fx.capture(copy.deepcopy(model), kwargs or args)
+    return Pair(subject, model, cut_of(program, plan, stages, "oracle"), program)
+
+
+def cut_of(program: dni_fx.Program, plan: str, stages: int, synthesizer: str) -> Decoupled:
+    """The program cut by the plan; without one, into so many stages or as many as it can have."""
     plans = [plan] if plan else [f"balanced:stages={count}" for count in range(stages, 1, -1)]
-    for chosen in plans:
-        try:
-            cut = dni_fx.decouple(program, plan=chosen, synthesizer="oracle")
-        except PlanError:
-            if chosen == plans[-1]:
-                raise
-        else:
-            break
-    return Pair(subject, model, cut, program)
+    for chosen in plans[:-1]:
+        with contextlib.suppress(PlanError):
+            return dni_fx.decouple(program, plan=chosen, synthesizer=synthesizer)
+    return dni_fx.decouple(program, plan=plans[-1], synthesizer=synthesizer)
 
 
 def _own(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def examine(subject: Subject, plan: str = "", stages: int = 3) -> Row:
     try:
         _examine(row, subject, plan, stages)
     except Exception as error:  # any model's code runs here, and the next row is wanted whatever happens
-        row.failed["cut"] = _said(error)
+        row.failed["cut"] = said(error)
     row.seconds = round(time.perf_counter() - start, 2)
     return row
 
@@ -227,7 +228,7 @@ def _examine(row: Row, subject: Subject, plan: str, stages: int) -> None:
         try:
             check(pair)
         except Exception as error:
-            row.failed[name] = _said(error)
+            row.failed[name] = said(error)
         row.checks[name] = name not in row.failed
     row.graphs = len(pair.program.captures)
 
@@ -238,7 +239,7 @@ def frontend_of(history: list[str], nodes: int) -> str:
     return next((found[1] for found in said if found and int(found[2]) == nodes), "?")
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """What the error says, or where it was raised if it says nothing."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {str(error).strip() or where.line}"

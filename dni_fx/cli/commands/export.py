@@ -16,8 +16,8 @@ from dni_fx.cli.completion import completing
 class Export(Request):
     """Write a cut model in another format.
 
-    It is the inference graph, and shows the boundaries as nodes. The file is compared with PyTorch before it
-    is put in its place; --dry-run does that in a temporary folder beside it.
+    It is the inference graph, and shows the boundaries as nodes. The file, or the folder of stages, is
+    compared with PyTorch before it is put in its place; --dry-run does that in a temporary folder beside it.
     """
 
     name = "export"
@@ -29,7 +29,9 @@ class Export(Request):
     exporter: Annotated[
         str,
         typer.Option(
-            metavar="SPEC", help="The format, such as onnx:opset=20.", autocompletion=completing("exporters")
+            metavar="SPEC",
+            help="The format, such as onnx:opset=20 or onnx-stages.",
+            autocompletion=completing("exporters"),
         ),
     ] = "onnx"
     cut: CutRequest
