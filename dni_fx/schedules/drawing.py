@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from dni_fx.palette import stage_color
@@ -23,6 +23,8 @@ _WAIT, _GREY = "#ececec", "#595959"
 _LEFT, _WIDTH, _ROW, _GAP, _HEAD = 70, 1000, 16, 2, 34
 _RANKS = 48
 """Ranks that a picture shows: of more, the first and the last of them."""
+_NARROW = 3
+"""Points that a box is wide, if it is one of many."""
 _LABEL = 7
 """Points that a digit needs."""
 
@@ -85,32 +87,60 @@ def _rows(ranks: int) -> list[int | None]:
 
 def _boxes(outcome: Outcome, rank: int, top: int, scale: float) -> Iterator[str]:
     yield '<g clip-path="url(#time)">'
+    narrow: list[tuple[Action, Span]] = []  # a box for each of thousands of actions would be seen by nobody
     for action, span in outcome.actions(rank):
-        left, width = span.begin * scale, (span.end - span.begin) * scale
-        if left > _WIDTH:
+        if span.begin * scale > _WIDTH:
             break
-        if width:
-            yield _box(outcome, action, span, (_LEFT + left, top, width))
+        if (span.end - span.begin) * scale >= _NARROW:
+            yield from _together(outcome, narrow, top, scale)
+            yield _box(outcome, action, span, top, scale)
+            narrow = []
+        elif span.end > span.begin:
+            narrow.append((action, span))
+            if (span.end - narrow[0][1].begin) * scale >= _NARROW:
+                yield from _together(outcome, narrow, top, scale)
+                narrow = []
+    yield from _together(outcome, narrow, top, scale)
     yield "</g>"
 
 
-def _box(outcome: Outcome, action: Action, span: Span, place: tuple[float, float, float]) -> str:
-    left, top, width = place
-    is_wait = action.kind in RECEIVES
-    color = _WAIT if is_wait else _COLORS[action.kind]
-    message = action.message
+def _together(
+    outcome: Outcome, narrow: Sequence[tuple[Action, Span]], top: int, scale: float
+) -> Iterator[str]:
+    """One box for actions that follow one another, in the color of the longest."""
+    if len(narrow) == 1:
+        yield _box(outcome, *narrow[0], top, scale)
+    elif narrow:
+        action, _ = max(narrow, key=lambda each: each[1].end - each[1].begin)
+        span = Span(narrow[0][1].begin, narrow[-1][1].end)
+        names = f"{narrow[0][0]} to {narrow[-1][0]}"
+        yield _rectangle(span, top, scale, _color(action), names)
+
+
+def _box(outcome: Outcome, action: Action, span: Span, top: int, scale: float) -> str:
+    is_wait, message = action.kind in RECEIVES, action.message
     sender = outcome.timetable.sent[message] if message and is_wait else None
     what = f"waits at {action} for rank {sender}" if is_wait else f"{action} {_NAMES[action.kind]}"
+    box = _rectangle(span, top, scale, _color(action), what)
+    text, width = str(action.batch), (span.end - span.begin) * scale
+    if is_wait or action.kind is Kind.STEP or width < _LABEL * len(text) + 4:
+        return box
+    middle = _LEFT + (span.begin + span.end) / 2 * scale
+    at = f'x="{middle:.2f}" y="{top + 12}" text-anchor="middle" fill="#ffffff"'
+    return f'{box}<text {at} pointer-events="none">{text}</text>'
+
+
+def _color(action: Action) -> str:
+    return _WAIT if action.kind in RECEIVES else _COLORS[action.kind]
+
+
+def _rectangle(span: Span, top: int, scale: float, color: str, what: str) -> str:
     title = f"{what}, {float(span.begin):.4g} s to {float(span.end):.4g} s"
-    box = (
+    left, width = _LEFT + span.begin * scale, (span.end - span.begin) * scale
+    return (
         f'<rect x="{left:.2f}" y="{top}" width="{width:.2f}" height="{_ROW}" fill="{color}">'
         f"<title>{escape(title)}</title></rect>"
     )
-    text = str(action.batch)
-    if is_wait or action.kind is Kind.STEP or width < _LABEL * len(text) + 4:
-        return box
-    at = f'x="{left + width / 2:.2f}" y="{top + 12}" text-anchor="middle" fill="#ffffff"'
-    return f'{box}<text {at} pointer-events="none">{text}</text>'
 
 
 def _legend(outcomes: Mapping[str, Outcome]) -> Iterator[str]:

@@ -12,7 +12,10 @@ from dni_fx.errors import ScheduleError
 
 @dataclass(frozen=True)
 class Connection:
-    """A stage sends so many bytes to a later one, which sends a gradient back if the value `carries` one."""
+    """A stage sends so many bytes to a later one, which sends a gradient back if the value `carries` one.
+
+    All that goes from the one to the other for a batch is one message; what several read is sent to each.
+    """
 
     producer: int
     consumer: int

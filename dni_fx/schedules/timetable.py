@@ -15,7 +15,9 @@ from passes import SpecError
 class Timetable:
     """What each rank does, in order. Its text has a line for each rank, and `parse_timetable` reads it.
 
-    Sending does not wait; receiving waits for what was sent; everything else takes its time.
+    Whoever carries it out does what stands in the line of its rank from left to right, and asks nobody.
+    Sending does not wait; receiving waits for what was sent, whatever else has come meanwhile, so messages
+    are told apart by kind, stages and batch. What goes from one stage to another of the same rank is not sent.
     """
 
     ranks: tuple[tuple[Action, ...], ...]

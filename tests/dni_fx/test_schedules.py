@@ -174,3 +174,11 @@ def test_a_picture_of_many_ranks_shows_the_first_and_the_last_of_them():
     assert "rank 23<" in picture
     assert "rank 50<" not in picture
     assert "rank 99<" in picture
+
+
+def test_a_picture_of_thousands_of_actions_puts_those_together_that_nobody_could_see():
+    schedule, layout = parse("gpipe:micro=2000", SCHEDULES), chain(2)
+    outcome = simulate(schedule.timetable(layout, 3), layout, [UNIT] * 2)
+    picture = draw({"gpipe": outcome}, steps=1)
+    assert picture.count("<rect") < 2 * 1000 / 3 + 20
+    assert "<title>F0.0 to F0.18, 0 s to 19 s</title>" in picture
