@@ -17,7 +17,7 @@ class Timetable:
 
     Whoever carries it out does what stands in the line of its rank from left to right, and asks nobody.
     Sending does not wait; receiving waits for what was sent, whatever else has come meanwhile, so messages
-    are told apart by kind, stages and batch. What goes from one stage to another of the same rank is not sent.
+    are told apart by kind, stages and batch. What stays on a rank is not sent.
     """
 
     ranks: tuple[tuple[Action, ...], ...]
