@@ -1,7 +1,6 @@
 """`dni-fx simulate`."""
 
 import json
-import time
 
 import pytest
 
@@ -120,9 +119,3 @@ def test_a_timetable_is_printed_and_a_picture_drawn(tmp_path):
 )
 def test_what_makes_no_sense_is_refused_before_the_model_is_read(options, code, message):
     assert message in refusal(f"simulate nowhere:nothing {options}", code)
-
-
-def test_a_thousand_ranks_take_seconds():
-    start = time.perf_counter()
-    run(f"simulate {MLP} --plan balanced:stages=3 --ranks 1000")
-    assert time.perf_counter() - start < 60
