@@ -16,6 +16,7 @@ from dni_fx.frontends import FRONTENDS
 from dni_fx.interface import INTERFACES
 from dni_fx.policies import POLICIES
 from dni_fx.runtimes import RUNTIMES
+from dni_fx.schedules import SCHEDULES
 from dni_fx.synthesizers import SYNTHESIZERS
 from passes import PASSES, Named, Plan, PreconditionError, Registry
 from passes.named import options_of
@@ -26,6 +27,7 @@ _CATALOG: dict[str, Registry[Any]] = {
     "synthesizers": SYNTHESIZERS,
     "interfaces": INTERFACES,
     "runtimes": RUNTIMES,
+    "schedules": SCHEDULES,
     "exporters": EXPORTERS,
     "passes": PASSES,
 }

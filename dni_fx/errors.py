@@ -49,6 +49,10 @@ class StageError(DniError):
     """A stage failed while training. Says which stage."""
 
 
+class ScheduleError(DniError, PreconditionError):
+    """What ranks are to do cannot be done in that order. Lists every problem, or who waits for whom."""
+
+
 class ExportError(DniError):
     """A model could not be written in the format asked for."""
 

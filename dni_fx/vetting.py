@@ -69,13 +69,15 @@ def clean_program(program: Any) -> bytes:
 
 
 def _places(program: Any) -> Iterator[dict[str, Any]]:
-    """Every JSON object in the program, however deep."""
+    """Every JSON object in the program, however deep, but for tables: their keys are names of values."""
     todo = [program]
     while todo:
         place = todo.pop()
         if isinstance(place, dict):
             yield place
-            todo.extend(place.values())
+            for key, value in place.items():
+                is_table = key in _VALUE_TABLES and isinstance(value, dict)
+                todo.extend(value.values() if is_table else [value])
         elif isinstance(place, list):
             todo.extend(place)
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar
 from passes.errors import SpecError
 from passes.registry import Registry
 
-_NAME = re.compile(r"[a-z][a-z0-9-]*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _KEY = re.compile(r"([a-z_][a-z0-9_]*)=")
 _ITEM = re.compile(r'"(?:[^"\\]|\\.)*"|[^,+="\s]*')
 _BARE = re.compile(r"[^,+=\"\s]+")

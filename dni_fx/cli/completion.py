@@ -15,6 +15,7 @@ TABLES = {
     "synthesizers": _HOME / "synthesizers/__init__.py",
     "interfaces": _HOME / "interface.py",
     "runtimes": _HOME / "runtimes/__init__.py",
+    "schedules": _HOME / "schedules/__init__.py",
     "exporters": _HOME / "exporters/__init__.py",
     "passes": _HOME.parent / "passes/__init__.py",
 }

@@ -278,3 +278,14 @@ def test_what_is_written_is_vetted_like_any_file(tmp_path: Path) -> None:
         content for name, content in read_members(tmp_path / "m.pt2").items() if name == "models/model.json"
     )
     assert vet_program(text, _WHERE) == bytes(text)
+
+
+def test_values_may_have_the_names_of_what_is_looked_for(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def forward(self, target: Tensor, metadata: Tensor, expr_str: Tensor, custom_obj: Tensor) -> Tensor:
+            return target + metadata * expr_str - custom_obj
+
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(Named(), (torch.ones(2),) * 4), path)
+    vetted = json.loads(vet_program(read_members(path)["models/model.json"], _WHERE))
+    assert vetted["graph_module"]["graph"]["tensor_values"].keys() >= {"target", "metadata", "expr_str"}

@@ -9,12 +9,14 @@ from dni_fx.cli.commands.inspect import Inspect
 from dni_fx.cli.commands.list_ import List
 from dni_fx.cli.commands.plan import ShowPlan
 from dni_fx.cli.commands.recouple import Recouple
+from dni_fx.cli.commands.simulate import Simulate
 from dni_fx.cli.commands.train import Train
 from dni_fx.cli.commands.verify import Verify
 
 COMMANDS: tuple[type[Request], ...] = (
     Inspect,
     ShowPlan,
+    Simulate,
     Decouple,
     Verify,
     Train,
