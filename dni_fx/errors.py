@@ -45,6 +45,14 @@ class StageError(DniError):
     """A stage failed while training. Says which stage."""
 
 
+class InputsError(StageError):
+    """The inputs of a batch do not fit the model. `missing` names those that it needs and was not given."""
+
+    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
 class ExportError(DniError):
     """A model could not be written in the format asked for."""
 

@@ -34,7 +34,8 @@ def judge_all(cut: Decoupled, data: Data, text: str, loss: Loss, has_classes: bo
         try:
             with eval_mode(cut), torch.no_grad():
                 few = Stream(cut).given(Batch.of((batches.x[:2], batches.y[:2]), device_of(cut)))
-                outputs = cut(*few.args, **few.kwargs)
+                with few.explained(cut):
+                    outputs = cut(*few.args, **few.kwargs)
                 loss(outputs, few.target)
         except CaptureError:
             return  # a file of the training graph alone

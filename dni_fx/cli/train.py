@@ -24,6 +24,7 @@ from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.output import save, say_json
 from dni_fx.cli.rehearsal import check_saved, say_unwritten
 from dni_fx.cli.rehearse import judge_all, take_one_step
+from dni_fx.cli.returned_state import hinting_at_state
 from dni_fx.cli.shapes import dtype_of, image_shape
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import ContextError, DniError, FileError
@@ -64,8 +65,11 @@ def run(request: Train) -> None:
     torch.manual_seed(request.data.seed)
     loss, metrics = _loss(cut, request.step.loss), _metrics(cut, request.step.loss)
     labels_of = request.data.data if request.step.loss is LossName.CROSS_ENTROPY else ""
-    judge_all(cut, data, request.data.data, loss, bool(labels_of))
-    with _told_by_options(request.keep.checkpoint):
+    with (
+        _told_by_options(request.keep.checkpoint),
+        hinting_at_state(cut, isinstance(opened.model, Decoupled)),
+    ):
+        judge_all(cut, data, request.data.data, loss, bool(labels_of))
         if request.dry_run:
             take_one_step(cut, data, request.keep, {"loss": loss, **_options(request)})
             _say_dry(request, cut, mode, data)
