@@ -185,4 +185,4 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_command(runtime, monkeypatc
     alone = command.replace("--checkpoint run.ckpt", "")
     assert "often --checkpoint FILE is written: name the file" in refusal(alone)
     assert "name it with --checkpoint" in refusal(alone.replace("--every 1", ""))
-    assert "both run.ckpt: name two files" in refusal(f"{command} -o run.ckpt")
+    assert "both run.pt2: name two files" in refusal(f"{command.replace('run.ckpt', 'run.pt2')} -o run.pt2")

@@ -22,6 +22,7 @@ from dni_fx.cli.decouple import refuse_untrainable
 from dni_fx.cli.images import size_of
 from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.output import save, say_json
+from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import check_saved, say_unwritten
 from dni_fx.cli.rehearse import judge_all, take_one_step
 from dni_fx.cli.returned_state import hinting_at_state
@@ -149,6 +150,8 @@ def _check(keep: KeepRequest) -> None:
         DniError: there is no checkpoint to resume from.
     """
     checkpoint = keep.checkpoint
+    if keep.output is not None:
+        check_name(keep.output, (".pt2",))
     check_place(keep.output)
     check_place(checkpoint)
     if checkpoint is not None and keep.output is not None and checkpoint.resolve() == keep.output.resolve():

@@ -18,6 +18,8 @@ def blamed(error: BaseException) -> str | None:
     Theirs is what is raised below the last frame of this project, in a file that is not installed, or in what
     such a file calls. Their part of the traceback follows if it has several frames.
     """
+    if isinstance(error, MemoryError):
+        return None  # it has run out wherever it was asked for last
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     summaries = traceback.extract_tb(error.__traceback__)
     ours = [at for at, each in enumerate(summaries) if _is_in(each.filename, _OURS)]
