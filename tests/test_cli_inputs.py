@@ -183,6 +183,6 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_command(runtime, monkeypatc
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert "run.ckpt is there already" in refusal(command.replace("--resume", ""))
     alone = command.replace("--checkpoint run.ckpt", "")
-    assert "often --checkpoint FILE is written: name the file" in refusal(alone)
-    assert "name it with --checkpoint" in refusal(alone.replace("--every 1", ""))
+    assert "often --checkpoint FILE is written: name the file" in refusal(alone, 2)
+    assert "name it with --checkpoint" in refusal(alone.replace("--every 1", ""), 2)
     assert "both run.pt2: name two files" in refusal(f"{command.replace('run.ckpt', 'run.pt2')} -o run.pt2")

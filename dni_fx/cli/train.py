@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,15 @@ def run(request: Train) -> None:
         write_plot(done.history, request.keep.plot)
     test = evaluate(cut, data.test, {"loss": loss, **metrics}) if data.test is not None else {}
     _say(request, _Report(done, test), mode, data)
+    _refuse_infinite(done)
+
+
+def _refuse_infinite(done: Training) -> None:
+    if done.epochs and not math.isfinite(loss := done.epochs[-1].loss):
+        raise DniError(
+            f"the training has failed: its loss is {loss} at the end, and what was written holds such a run. "
+            "Try a smaller --lr, or --clip 1."
+        )
 
 
 def _data(request: Train, opened: Opened) -> Data:
@@ -157,9 +167,13 @@ def _check(keep: KeepRequest) -> None:
     if checkpoint is not None and keep.output is not None and checkpoint.resolve() == keep.output.resolve():
         raise DniError(f"--output and --checkpoint are both {keep.output}: name two files.")
     if keep.every and checkpoint is None:
-        raise DniError("--every says how often --checkpoint FILE is written: name the file.")
+        raise typer.BadParameter(
+            "it says how often --checkpoint FILE is written: name the file.", param_hint="--every"
+        )
     if keep.resume and checkpoint is None:
-        raise DniError("--resume goes on from a checkpoint: name it with --checkpoint FILE.")
+        raise typer.BadParameter(
+            "it goes on from a checkpoint: name it with --checkpoint FILE.", param_hint="--resume"
+        )
     if checkpoint is not None and checkpoint.exists() and not keep.resume:
         raise FileError(f"{checkpoint} is there already. Pass --resume to go on from it, or delete it.")
     if keep.plot is not None:
