@@ -53,6 +53,14 @@ class ScheduleError(DniError, PreconditionError):
     """What ranks are to do cannot be done in that order. Lists every problem, or who waits for whom."""
 
 
+class InputsError(StageError):
+    """The inputs of a batch do not fit the model. `missing` names those that it needs and was not given."""
+
+    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
 class ExportError(DniError):
     """A model could not be written in the format asked for."""
 

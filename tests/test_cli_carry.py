@@ -159,3 +159,27 @@ def test_the_boundary_on_the_edge_back_is_shown_wherever_boundaries_are(tmp_path
     ]
     shown = run(f"decouple carry_shown:make {CUT.format(1)} -o once.pt2")
     assert "once.pt2: 1 stage, 1 boundary\n" in shown
+
+
+@pytest.mark.parametrize(("make", "place"), [("make", 1), ("swapped", 0)])
+def test_who_forgets_to_carry_state_is_told_of_the_output_that_is_like_it(make, place, tmp_path):
+    name = f"forgotten_{make}"
+    data = "\ndef samples():\n    return torch.utils.data.TensorDataset(*data())\n"
+    module(tmp_path, name, READER + data)
+    for source in ("data", "samples"):
+        said = refusal(f"train {name}:{make} --data {name}:{source} --batch-size 4")
+        assert "missing a required argument: 'state'" in said
+        assert said.endswith(f"pass --carry state={place}.")
+    run(f"decouple {name}:{make} -o cut.pt2")
+    said = refusal(f"train cut.pt2 --data {name}:data --batch-size 4")
+    assert said.endswith(f"cut the model again with --carry state={place}.")
+
+
+def test_who_forgets_an_input_that_is_no_state_is_told_of_no_option(tmp_path):
+    text = READER.replace(
+        "return (state, self.out(h)) if self.swapped else (self.out(h), state)", "return self.out(h)"
+    )
+    module(tmp_path, "no_state", text)
+    said = refusal("train no_state:make --data no_state:data --batch-size 4")
+    assert "missing a required argument: 'state'" in said
+    assert "--carry" not in said

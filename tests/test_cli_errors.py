@@ -89,11 +89,23 @@ def test_a_place_that_cannot_be_written_is_found_before_any_work(monkeypatch):
         raise AssertionError("the model was made")
 
     monkeypatch.setattr(demo, "mlp", work)
-    for command in (f"decouple {MLP}", f"export {MLP}", f"train {MLP} --data {MLP}", f"plan {MLP}"):
-        assert "cannot write nowhere/file" in refusal(f"{command} -o nowhere/file")
+    commands = {f"decouple {MLP}": "pt2", f"export {MLP}": "onnx", f"train {MLP} --data {MLP}": "pt2"}
+    for command, suffix in (commands | {f"plan {MLP}": "json"}).items():
+        assert f"cannot write nowhere/file.{suffix}" in refusal(f"{command} -o nowhere/file.{suffix}")
     assert "cannot write nowhere/file.png" in refusal(f"train {MLP} --data {MLP} --plot nowhere/file.png")
     for option in ("--picture", "--overlay"):
         assert "cannot write nowhere/file" in refusal(f"plan {MLP} {option} nowhere/file")
+
+
+def test_a_name_that_does_not_say_what_the_file_holds_is_refused_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "mlp", None)  # calling it would fail in another way
+    train = f"train {MLP} --data nothing"
+    wanted = {f"decouple {MLP}": ".pt2", train: ".pt2", f"export {MLP}": ".onnx", f"recouple {MLP}": ".pth"}
+    for command, suffix in wanted.items():
+        assert "cannot write a binary file to stdout" in refusal(f"{command} -o -", 2)
+        assert f"{suffix} file" in refusal(f"{command} -o x.txt", 2)
+    assert "cannot write a binary file to stdout" in refusal(f"export {MLP} --exporter onnx-stages -o -", 2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cut_model_is_not_cut_again(tmp_path):
@@ -173,13 +185,10 @@ def test_batches_that_are_no_pairs_are_refused(tmp_path):
     assert "pair of inputs and targets" in refusal("train no_pairs:net --data no_pairs:make")
 
 
-def test_a_bug_keeps_its_traceback(tmp_path):
-    module(tmp_path, "broken_factory", "def make():\n    return nn.Linear(3)\n")
-    with pytest.raises(TypeError, match="out_features"):
-        run("inspect broken_factory:make")
-    module(tmp_path, "broken_import", "import no_such_package_at_all\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_package_at_all"):
-        run("inspect broken_import:make")
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(demo, "torch", None)
+    with pytest.raises(AttributeError, match="NoneType"):
+        run(f"inspect {MLP}")
 
 
 @pytest.mark.parametrize(

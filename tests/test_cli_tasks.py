@@ -153,3 +153,11 @@ def test_and_a_report_of_a_bug_says_what_it_happened_on():
     assert shown("env")["packages"]["torch"] == torch.__version__
     assert "versions" in run("env --help").lower()
     assert MLP in run("--help")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the run warns of what this is about
+def test_a_run_whose_loss_is_not_finite_writes_what_was_asked_for_and_fails(tmp_path):
+    command = "train dni_fx.demo:mlp --data dni_fx.demo:clusters --optimizer sgd --lr 1e30 --epochs 2"
+    epochs = json.loads(run(f"{command} -o trained.pt2 --json", exit_code=1))["epochs"]
+    assert epochs[-1]["loss"] is None
+    assert (tmp_path / "trained.pt2").is_file()

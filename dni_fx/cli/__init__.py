@@ -11,10 +11,11 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 from dni_fx.cli.commands import COMMANDS, command
+from dni_fx.cli.user_code import blamed
 
 
 class _Commands(TyperGroup):
-    """Says what was wrong with a request in one message. Whatever else goes wrong keeps its traceback."""
+    """Says in one message what was wrong, in a request or in user code. Our bugs keep their traceback."""
 
     @override
     def invoke(self, ctx: Any) -> Any:
@@ -25,14 +26,22 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("dni-fx: interrupted; no file is half written", err=True)
             raise typer.Exit(130) from None
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            typer.echo(f"dni-fx: {where}{error.strerror or error}", err=True)
         except Exception as error:
-            if not _is_told(error):
+            if (said := _said(error)) is None:
                 raise
-            typer.echo("\n".join([f"dni-fx: {error}", *getattr(error, "__notes__", ())]), err=True)
+            typer.echo("\n".join([f"dni-fx: {said}", *getattr(error, "__notes__", ())]), err=True)
         raise typer.Exit(1)
+
+
+def _said(error: Exception) -> str | None:
+    """What whoever made the request is told; None for a bug of this project."""
+    if _is_told(error):
+        return str(error)
+    if (theirs := blamed(error)) is not None:
+        return theirs
+    if isinstance(error, OSError):
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
+    return None
 
 
 def _is_told(error: Exception) -> bool:

@@ -16,7 +16,7 @@ def look_up(text: str, option: str) -> Any:
     """The object that `package.module:attribute` names; code in the working directory comes first.
 
     Raises:
-        FileError: there is no such module or attribute. What the module itself raises keeps its traceback.
+        FileError: there is no such module or attribute. What the module itself raises stays as it is.
     """
     module_name, _, path = text.partition(":")
     here = search_here()

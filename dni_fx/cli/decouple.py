@@ -10,6 +10,7 @@ from dni_fx.cli.commands.decouple import Decouple
 from dni_fx.cli.fixed_batch import fixed_batch, say_fixed
 from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.output import save, say_json
+from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import check_saved, say_unwritten
 from dni_fx.crossing import crossings_of
 from dni_fx.decoupled import Decoupled
@@ -22,6 +23,7 @@ from passes.words import counted
 
 def run(request: Decouple) -> None:
     """Write the file, and say what is in it."""
+    check_name(request.output, (".pt2",))
     check_place(request.output)
     opened = open_model(request.source)
     if isinstance(opened.model, Decoupled):

@@ -10,6 +10,7 @@ from dni_fx import verbs
 from dni_fx.cli.commands.export import Export
 from dni_fx.cli.models import cut_model, open_model
 from dni_fx.cli.output import say_json
+from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import beside
 from dni_fx.exporters import EXPORTERS
 from passes import parse
@@ -18,6 +19,7 @@ from passes import parse
 def run(request: Export) -> None:
     """Write the file, and say what is in it."""
     exporter = parse(request.exporter, EXPORTERS)
+    check_name(request.output, exporter.suffixes)
     exporter.check_place(request.output)
     opened = open_model(request.source)
     cut = cut_model(opened, request.cut)

@@ -19,6 +19,7 @@ from dni_fx.cli.commands.recouple import Mode, Recouple
 from dni_fx.cli.fixed_batch import batch_of, say_fixed
 from dni_fx.cli.models import open_model
 from dni_fx.cli.output import say_json
+from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import bytes_of, memory_of, say_unwritten
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import DniError, FileError
@@ -54,11 +55,7 @@ def run(request: Recouple) -> None:
 
 
 def _check_place(request: Recouple) -> None:
-    known = (_PROGRAM, _SAFE, *_STATE)
-    if request.output.suffix not in known:
-        raise typer.BadParameter(
-            f"{request.output} is to be a {', '.join(known[:-1])} or {known[-1]} file.", param_hint="--output"
-        )
+    check_name(request.output, (_PROGRAM, _SAFE, *_STATE))
     if request.mode is Mode.TRAIN and request.output.suffix != _PROGRAM:
         raise typer.BadParameter("a state dict has no mode; only a .pt2 file has.", param_hint="--mode")
     check_place(request.output)

@@ -36,7 +36,8 @@ def judge_all(cut: Decoupled, data: Data, text: str, loss: Loss, has_classes: bo
         try:
             with eval_mode(cut), torch.no_grad():
                 few = Stream(cut).given(Batch.of((batches.x[:2], batches.y[:2]), device_of(cut)))
-                outputs = cut(*few.args, **few.kwargs)
+                with few.explained(cut):
+                    outputs = cut(*few.args, **few.kwargs)
                 if has_classes:
                     where = f"the {part} data of {text}"
                     losses.check_labels(losses.free_of(cut, outputs), few.target, batches.y, where)

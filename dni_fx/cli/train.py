@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ from dni_fx.cli.fixed_batch import fixed_batch
 from dni_fx.cli.images import size_of
 from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.output import save, say_json
+from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import check_saved, say_unwritten
 from dni_fx.cli.rehearse import judge_all, take_one_step
+from dni_fx.cli.returned_state import hinting_at_state
 from dni_fx.cli.shapes import dtype_of, image_shape
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import ContextError, DniError, FileError, SizesError
@@ -66,8 +69,11 @@ def run(request: Train) -> None:
     torch.manual_seed(request.data.seed)
     loss, metrics = _loss(cut, request.step.loss), _metrics(cut, request.step.loss)
     labels_of = request.data.data if request.step.loss is LossName.CROSS_ENTROPY else ""
-    judge_all(cut, data, request.data.data, loss, bool(labels_of))
-    with _told_by_options(request, cut):
+    with (
+        _told_by_options(request, cut),
+        hinting_at_state(cut, isinstance(opened.model, Decoupled)),
+    ):
+        judge_all(cut, data, request.data.data, loss, bool(labels_of))
         if request.dry_run:
             take_one_step(cut, data, request.keep, {"loss": loss, **_options(request)})
             _say_dry(request, cut, mode, data)
@@ -79,6 +85,15 @@ def run(request: Train) -> None:
         write_plot(done.history, request.keep.plot)
     test = evaluate(cut, data.test, {"loss": loss, **metrics}) if data.test is not None else {}
     _say(request, _Report(done, test), mode, data)
+    _refuse_infinite(done)
+
+
+def _refuse_infinite(done: Training) -> None:
+    if done.epochs and not math.isfinite(loss := done.epochs[-1].loss):
+        raise DniError(
+            f"the training has failed: its loss is {loss} at the end, and what was written holds such a run. "
+            "Try a smaller --lr, or --clip 1."
+        )
 
 
 def _data(request: Train, opened: Opened) -> Data:
@@ -155,14 +170,20 @@ def _check(keep: KeepRequest) -> None:
         DniError: there is no checkpoint to resume from.
     """
     checkpoint = keep.checkpoint
+    if keep.output is not None:
+        check_name(keep.output, (".pt2",))
     check_place(keep.output)
     check_place(checkpoint)
     if checkpoint is not None and keep.output is not None and checkpoint.resolve() == keep.output.resolve():
         raise DniError(f"--output and --checkpoint are both {keep.output}: name two files.")
     if keep.every and checkpoint is None:
-        raise DniError("--every says how often --checkpoint FILE is written: name the file.")
+        raise typer.BadParameter(
+            "it says how often --checkpoint FILE is written: name the file.", param_hint="--every"
+        )
     if keep.resume and checkpoint is None:
-        raise DniError("--resume goes on from a checkpoint: name it with --checkpoint FILE.")
+        raise typer.BadParameter(
+            "it goes on from a checkpoint: name it with --checkpoint FILE.", param_hint="--resume"
+        )
     if checkpoint is not None and checkpoint.exists() and not keep.resume:
         raise FileError(f"{checkpoint} is there already. Pass --resume to go on from it, or delete it.")
     if keep.plot is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from torch.export import ExportedProgram
 
@@ -38,7 +39,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Exporter(Named):
-    """How to write a program to a file."""
+    """How to write a program to a file.
+
+    `suffixes` are the endings that the command line asks of the file's name; none where any name will do.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def check_place(self, path: Path) -> None:

@@ -42,6 +42,7 @@ class Onnx(Exporter):
     """
 
     name = "onnx"
+    suffixes = (".onnx",)
     keep_interfaces: bool = True
     opset: int = 0
     check: bool = True

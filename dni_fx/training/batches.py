@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from dni_fx.carry import RESET
-from dni_fx.errors import StageError
+from dni_fx.errors import InputsError, StageError
 from dni_fx.program import signature_of
 
 Metric = Callable[[Any, Any], Tensor | float]
@@ -53,7 +54,7 @@ class Batch:
         """Inside, the model is called with the inputs.
 
         Raises:
-            StageError: its forward takes other ones.
+            InputsError: its forward takes other ones.
         """
         try:
             yield
@@ -63,11 +64,24 @@ class Batch:
                 signature.bind(*self.args, **named)
             except TypeError as misfit:
                 given = [f"{len(self.args)} by position"] * bool(self.args) + [*map(str, named)]
-                raise StageError(
+                raise InputsError(
                     f"the inputs of the batch do not fit {type(model).__name__}: {misfit}. The batch has "
-                    f"{', '.join(given) or 'none'}; the model takes {', '.join(signature.parameters)}."
+                    f"{', '.join(given) or 'none'}; the model takes {', '.join(signature.parameters)}.",
+                    self._missing(signature),
                 ) from error
             raise
+
+    def _missing(self, signature: inspect.Signature) -> tuple[str, ...]:
+        try:
+            given = signature.bind_partial(*self.args, **self.named).arguments
+        except TypeError:
+            return ()  # there is too much as well, and no telling what goes where
+        optional = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+        return tuple(
+            name
+            for name, each in signature.parameters.items()
+            if name not in given and each.default is each.empty and each.kind not in optional
+        )
 
     @property
     def named(self) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""Errors of the code that the command line runs for its user: one message, and the place in that code."""
+
+import pytest
+
+from tests.commands import MLP, in_an_empty_folder, module, refusal
+
+__all__ = ["in_an_empty_folder"]
+
+FACTORIES = """
+def boom():
+    raise ValueError("no weights here")
+
+def misuse():
+    return nn.Linear(3)
+
+def deep():
+    return boom()
+
+def bare():
+    raise KeyError
+
+def reads():
+    return open("absent.bin")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("boom", ":boom raised ValueError: no weights here ({}.py, line 5)"),
+        ("bare", ":bare raised KeyError ({}.py, line 14)"),
+        (
+            "reads",
+            ":reads raised FileNotFoundError: [Errno 2] No such file or directory: 'absent.bin' ({}.py",
+        ),
+        ("deep", ":deep raised ValueError: no weights here ({}.py, line 5)"),
+    ],
+)
+@pytest.mark.parametrize("command", ["inspect {}", f"train {MLP} --data {{}}"])
+def test_a_function_that_raises_is_named_with_its_line(name, says, command, tmp_path):
+    home = f"raising_{name}_{command[0]}"
+    module(tmp_path, home, FACTORIES)
+    said = refusal(command.format(f"{home}:{name}"))
+    assert said.startswith(f"dni-fx: {home}{says.format(home)}")
+    assert ("in boom" in said) == (name == "deep")  # where more than one function of theirs is to be told of
+    assert "typer" not in said
+
+
+def test_what_a_library_raises_is_told_at_the_line_that_called_it(tmp_path):
+    module(tmp_path, "misusing", FACTORIES)
+    said = refusal("inspect misusing:misuse")
+    assert "misusing:misuse raised TypeError: " in said
+    assert said.endswith("(misusing.py, line 8)")
+
+
+def test_a_module_that_cannot_be_imported_is_named_with_its_line(tmp_path):
+    module(tmp_path, "broken_import", "import no_such_package_at_all\n")
+    assert refusal("inspect broken_import:make") == (
+        "dni-fx: broken_import raised ModuleNotFoundError: No module named 'no_such_package_at_all' "
+        "(broken_import.py, line 3)"
+    )
+    module(tmp_path, "broken_syntax", "def make(:\n")
+    said = refusal("inspect broken_syntax:make")
+    assert said.startswith("dni-fx: broken_syntax raised SyntaxError: ")
+    assert said.endswith("(broken_syntax.py, line 3)")
+
+
+def test_a_sample_that_cannot_be_read_is_told_with_its_line(tmp_path):
+    module(
+        tmp_path,
+        "broken_sample",
+        "class Samples(torch.utils.data.Dataset):\n    def __len__(self):\n        return 90\n"
+        "    def __getitem__(self, at):\n        if at == 57:\n"
+        '            raise ValueError(f"sample {at} is broken")\n        return torch.rand(64), at % 5\n'
+        "def make():\n    return Samples()\n",
+    )
+    said = refusal(f"train {MLP} --data broken_sample:make")
+    assert said == (
+        "dni-fx: broken_sample:Samples.__getitem__ raised ValueError: sample 57 is broken "
+        "(broken_sample.py, line 8)"
+    )
