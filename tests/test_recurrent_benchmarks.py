@@ -66,12 +66,12 @@ def test_memory_is_the_same_to_the_byte_however_long_a_sequence_is(monkeypatch, 
 
 
 def test_what_does_not_fit_into_memory_is_told_and_the_others_are_measured(monkeypatch, capsys):
-    text = "--rows full dni --lengths 20 8000 --hidden 64 --batch 16 --limit 0.1"
+    text = "--rows full bptt --lengths 20 8000 --hidden 64 --batch 16 --limit 0.1"
     found = run(monkeypatch, capsys, "memory", text)
     assert "can't allocate memory" in found.err
-    full, dni = (line for line in found.out.splitlines() if "│ full" in line or "│ dni" in line)
+    full, bptt = (line for line in found.out.splitlines() if "│ full" in line or "│ bptt" in line)
     assert full.count(" - ") == 3
-    assert " - " not in dni
+    assert " - " not in bptt
 
 
 def test_lengths_are_whole_numbers_of_chunks(monkeypatch, capsys):

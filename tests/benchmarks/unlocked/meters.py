@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -175,6 +176,7 @@ def isolated(run: Callable[..., _T], *args: Any) -> _T:
 
 def _report(there: Connection, run: Callable[..., Any], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # what came along from the process before is not searched for garbage again and again
     try:
         there.send((run(*args), ""))
     except Exception as error:  # the other rows are wanted whatever happens in this one
