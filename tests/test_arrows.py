@@ -28,7 +28,12 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     ("package", "may_not_load"),
-    [("passes", ("dni_fx", *HEAVY)), ("dni_fx", HEAVY), ("dni_fx.verbs", tuple({*HEAVY} - {"rich"}))],
+    [
+        ("passes", ("dni_fx", *HEAVY)),
+        ("dni_fx", HEAVY),
+        ("dni_fx.verbs", tuple({*HEAVY} - {"rich"})),
+        ("dni_fx.exporters.onnx, dni_fx.exporters.onnx_stages", tuple(n for n in HEAVY if "onnx" in n)),
+    ],
 )
 def test_imports_stay_light(package, may_not_load):
     script = SCRIPT.format(package=package, heavy=may_not_load)

@@ -47,6 +47,14 @@ ModelText = Annotated[
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Unpickle a .pt module. That runs any code the file holds.")
 ]
+PlanText = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLAN",
+        help="Where to cut: a policy such as balanced:stages=4, a plan.json, or - for a plan on stdin.",
+        autocompletion=completing("policies"),
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +106,7 @@ class CaptureRequest:
 class CutRequest:
     """How a user wants a model cut; nothing for what they left open."""
 
-    plan: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PLAN",
-            help="Where to cut: a policy such as balanced:stages=4, a plan.json, or - for a plan on stdin.",
-            autocompletion=completing("policies"),
-        ),
-    ] = None
+    plan: PlanText = None
     synthesizer: Annotated[
         list[str] | None,
         typer.Option(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dni_fx.cli.commands.base import Request
-from dni_fx.cli.commands.options import CaptureRequest, DryRun, ModelRequest, PrintAfterAll
+from dni_fx.cli.commands.options import CaptureRequest, DryRun, ModelRequest, PlanText, PrintAfterAll
 from dni_fx.cli.completion import completing
 
 
@@ -26,14 +26,7 @@ class ShowPlan(Request):
     work = "plan"
 
     source: ModelRequest
-    plan: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PLAN",
-            help="Where to cut: a policy such as balanced:stages=4, a plan.json, or - for a plan on stdin.",
-            autocompletion=completing("policies"),
-        ),
-    ] = None
+    plan: PlanText = None
     capture: CaptureRequest
     output: Annotated[
         Path | None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dni_fx.cli.commands.base import Request
-from dni_fx.cli.commands.options import CaptureRequest, ModelRequest
+from dni_fx.cli.commands.options import CaptureRequest, ModelRequest, PlanText
 from dni_fx.cli.completion import completing
 
 
@@ -29,14 +29,7 @@ class Simulate(Request):
     work = "simulate"
 
     source: ModelRequest
-    plan: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PLAN",
-            help="Where to cut: a policy such as balanced:stages=4, a plan.json, or - for a plan on stdin.",
-            autocompletion=completing("policies"),
-        ),
-    ] = None
+    plan: PlanText = None
     capture: CaptureRequest
     ranks: Annotated[
         int | None,
