@@ -50,19 +50,26 @@ class History:
         """Steps that are equally far apart, the first one among them."""
         return tuple(self._kept)
 
+    def fresh(self) -> dict[str, Diagnosis]:
+        """What has been found at boundaries since it was asked last."""
+        now = self.boundaries
+        found = {name: each for name, each in now.items() if each is not self._known.get(name)}
+        self._known = now
+        return found
+
     def note(
         self,
         loss: Tensor | float,
         metrics: Mapping[str, Tensor | float] | None = None,
         step: int | None = None,
+        boundaries: Mapping[str, Diagnosis] | None = None,
     ) -> Record:
         """Take in one more step, when its backward pass is over; returns what there is to say of it.
 
-        `step` is its number, where there have been steps that nobody has told of.
+        `step` is its number, where there have been steps that nobody has told of, and `boundaries` what
+        `fresh` has found in it, where that is not what it finds now.
         """
-        now = self.boundaries
-        fresh = {name: found for name, found in now.items() if found is not self._known.get(name)}
-        self._known = now
+        fresh = self.fresh() if boundaries is None else boundaries
         self._steps += 1
         figures = {name: _number(value) for name, value in (metrics or {}).items()}
         record = Record(self._steps if step is None else step, _number(loss), fresh, figures)

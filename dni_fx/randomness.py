@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +20,38 @@ def kept_random_state() -> Generator[None]:
         yield
     finally:
         set_random_state(state)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """A stream of torch's random numbers for each stage in one step, whoever runs it, in whatever order."""
+
+    seed: int
+    step: int
+
+    @contextmanager
+    def of(self, stage: int) -> Generator[None]:
+        """What draws inside draws from this stage's stream; outside, nothing has been drawn."""
+        cpu = torch.get_rng_state()
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        torch.manual_seed(random.Random(f"{self.seed}/{self.step}/{stage}").getrandbits(63))
+        try:
+            yield
+        finally:
+            torch.set_rng_state(cpu)
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda)
+
+
+@dataclass(frozen=True)
+class _NoStreams(Streams):
+    @contextmanager
+    def of(self, stage: int) -> Generator[None]:
+        yield
+
+
+NO_STREAMS = _NoStreams(0, 0)
+"""All stages draw from what the process draws from, one after another."""
 
 
 def random_state() -> tuple[Any, ...]:

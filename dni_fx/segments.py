@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dni_fx.dni import DNI
+from dni_fx.randomness import NO_STREAMS, Streams
 from dni_fx.stage import Road, Stage, carries_gradient, moved
 
 
@@ -56,7 +57,13 @@ class Segment:
         names = dict.fromkeys(name for stage in self.stages for name in stage.code.part.reads)
         return [name for name in names if name in values and carries_gradient(values[name])]
 
-    def run(self, values: dict[str, Any], dnis: Mapping[str, DNI], leaving: Leaving | None = None) -> None:
+    def run(
+        self,
+        values: dict[str, Any],
+        dnis: Mapping[str, DNI],
+        leaving: Leaving | None = None,
+        streams: Streams = NO_STREAMS,
+    ) -> None:
         """Run its stages forward on values, to which what they write is added.
 
         What goes through cut boundaries is put into `leaving`, and goes on as a leaf; without it, boundaries
@@ -64,7 +71,8 @@ class Segment:
         """
         for stage, drops in zip(self.stages, self.drops, strict=True):
             place = self.places.get(stage.index)
-            written = stage.run(stage.reads(values, place))
+            with streams.of(stage.index):
+                written = stage.run(stage.reads(values, place))
             for name, parts in stage.crossings.items():
                 sent = tuple(moved(written[part], place) for part in parts)
                 if leaving is None or dnis[name].mix != 0:
@@ -95,14 +103,21 @@ class Leaving:
 
 
 def segments(
-    road: Road, dnis: Mapping[str, DNI], places: Mapping[int, torch.device] | None = None
+    road: Road,
+    dnis: Mapping[str, DNI],
+    places: Mapping[int, torch.device] | None = None,
+    within: range | None = None,
 ) -> Iterator[Segment]:
-    """The stages of a road in order, joined where a boundary between them passes a true gradient now."""
+    """The stages of a road in order, joined where a boundary between them passes a true gradient now.
+
+    Of those `within` alone, if only these are run here: what goes to others joins nothing.
+    """
     last = road.last_readers
-    start, reach = 0, 0
-    for stage in road.stages:
+    within = range(len(road.stages)) if within is None else within
+    start, reach = within.start, within.start
+    for stage in road.stages[within.start : within.stop]:
         locked = [last[name] for name in stage.crossings if name in last and dnis[name].mix != 0]
-        reach = max(reach, stage.index, *locked)
+        reach = min(max(reach, stage.index, *locked), within.stop - 1)
         if reach == stage.index:
             yield Segment(road.stages[start : reach + 1], road.drops[start : reach + 1], places or {})
             start = reach + 1

@@ -20,7 +20,8 @@ class Step:
     with `compare` they are in every step. `clock` counts the steps of compiled code.
 
     `number` counts steps; with `takes_turns`, boundaries that have a window are cut in turn. `tells_loss`
-    says that whoever runs the step tells the loss before its backward pass.
+    says that whoever runs the step tells the loss before its backward pass. At boundaries that are
+    `late`, true gradients may arrive when later batches are under way.
     """
 
     context: Tensor | None = None
@@ -32,7 +33,17 @@ class Step:
     number: int = 0
     takes_turns: bool = True
     tells_loss: bool = False
+    late: frozenset[str] = frozenset()
     clock: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long, device="cpu"), repr=False)
+
+    @contextmanager
+    def coming_late(self, boundaries: frozenset[str]) -> Generator[None]:
+        """Inside, the truth at these boundaries may come when later batches are under way."""
+        self.late = boundaries
+        try:
+            yield
+        finally:
+            self.late = frozenset()
 
     @contextmanager
     def telling_loss(self) -> Generator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from dni_fx.decoupled import Decoupled, dnis
+from dni_fx.errors import StageError
+from dni_fx.runtimes.findings import Findings
 from dni_fx.runtimes.recipe import Recipe
 from dni_fx.runtimes.updates import Updates
 from passes import Named
@@ -49,6 +52,68 @@ class Worker(abc.ABC):
         """Inside, what is computed may meet tensors of all devices that the model is on."""
         return nullcontext()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process reads the data, reports and writes files: of several, one does."""
+        return True
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether this process computes the loss, and has the outputs."""
+        return True
+
+    def ask(self, signal: int) -> None:
+        """Ask the process that leads to end the run, since this one was asked to by a signal."""
+        raise StageError(f"signal {signal} asks to end a run that nobody leads.")
+
+    def asked(self) -> int | None:
+        """The signal by which another process was asked to end the run."""
+        return None
+
+    def settle(self) -> None:
+        """Wait until everything that was begun is done, and has been learned from."""
+        return
+
+    def gather(self) -> None:
+        """Have the whole trained model in this process: of several, all do it at once."""
+        return
+
+    def flush(self) -> None:
+        """Step all optimizers now if gradients wait."""
+        self.updates.flush()
+
+    def end_epoch(self, loss: float) -> None:
+        """Move the schedulers that move after epochs, or when this loss falls no more."""
+        self.updates.end_epoch(loss)
+
+    def kept(self) -> dict[str, Any]:
+        """The state of all optimizers, those of other processes included: all do it at once."""
+        return self.updates.state_dict()
+
+    def leading(self) -> AbstractContextManager[object]:
+        """Inside, other processes do what this one tells them."""
+        return nullcontext()
+
+    def lead(self, order: str, details: object = None) -> None:
+        """Tell other processes what to do, if there are any, and they are led."""
+        return
+
+    def orders(self) -> Iterator[tuple[str, Any]]:
+        """What the process that leads tells this one to do.
+
+        Raises:
+            StageError: that process is lost.
+        """
+        return iter(())
+
+    def tell(self, figures: Findings) -> Iterator[Findings]:
+        """Take in the figures of a step; returns those of the steps of which all is known, in their order."""
+        return iter((figures,))
+
+    def rest(self) -> Iterator[Findings]:
+        """The figures of the steps of which not all was known before."""
+        return iter(())
+
     @abc.abstractmethod
     def step(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
@@ -59,6 +124,11 @@ class Worker(abc.ABC):
 @dataclass(frozen=True)
 class Runtime(Named):
     """How the stages of a cut model are run and updated."""
+
+    @property
+    def keeps_like(self) -> str:
+        """The name of the runtime that can go on with a run of this one, and the other way round."""
+        return self.name
 
     @abc.abstractmethod
     def start(self, cut: Decoupled, recipe: Recipe) -> Worker:

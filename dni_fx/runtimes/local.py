@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from dni_fx.calls import Call, call_of
+from dni_fx.calls import Call
 from dni_fx.carry import RESET
 from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.errors import StageError, first_line
-from dni_fx.program import signature_of
+from dni_fx.randomness import NO_STREAMS, Streams
 from dni_fx.runtimes.aside import AtOnce, Beside
 from dni_fx.runtimes.base import Outcome, Runtime, Worker
 from dni_fx.runtimes.places import Places, devices_of
 from dni_fx.runtimes.recipe import Recipe
+from dni_fx.runtimes.staged import Staged
 from dni_fx.runtimes.walk import Manner, Walk
 from passes import SpecError
-from passes.boundary import CONTAINER
 from passes.switches import switches_kept
 
 _UNLOCKS = ("backward", "forward")
@@ -58,6 +57,9 @@ class Local(Runtime):
     whole model is on the first device when training begins, and on one whenever it is captured anew. It
     stays spread, and its outputs are where they are made; `cut.to(device)` gathers it.
 
+    With `streams`, each stage draws its random numbers from a stream of its own for each step, by `seed`, as
+    the `distributed` runtime has it: the masks of dropout are then the same in one process and in many.
+
     Sources:
         Jaderberg et al. 2017, https://arxiv.org/abs/1608.05343, section 3.3.
     """
@@ -68,6 +70,7 @@ class Local(Runtime):
     overlap: bool = False
     update_probability: float = 1.0
     seed: int = 0
+    streams: bool = False
     devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -102,17 +105,12 @@ class Local(Runtime):
         return {stage for stage in range(stages) if draw.random() < self.update_probability}
 
 
-class _Worker(Worker):
+class _Worker(Staged):
     def __init__(self, cut: Decoupled, recipe: Recipe, runtime: Local, places: Places) -> None:
         super().__init__(cut, recipe)
         self.runtime = runtime
         self.places = places
         self.aside = Beside() if runtime.overlap else AtOnce()
-        self._last: tuple[CutGraph, dict[int, list[str]]] | None = None
-
-    @override
-    def prepare(self) -> None:
-        self._last = None  # which stage reads what is known with a graph, and looked at anew for the next one
 
     @override
     def across(self) -> AbstractContextManager[object]:
@@ -123,23 +121,10 @@ class _Worker(Worker):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
     ) -> Outcome:
         self._refuse()
-        passed = {name: value for name, value in kwargs.items() if name != RESET}
-        call = call_of(signature_of(self.cut), args, passed)
         with self.across():
-            call = cutting_of(self.cut).opened(self.cut, call)
-            return self._walk(self._settled(call), call, target, context, kwargs.get(RESET))
-
-    def _settled(self, call: Call) -> CutGraph:
-        """The graph for this call: a stage that has stepped cannot be taken back."""
-        with self.updates.autocast():
-            graph = cutting_of(self.cut).settled(self.cut, call, self.places.gathered)
-        if not graph.road.split.in_order:
-            raise StageError(
-                "the local runtime runs stage after stage, and by this plan that would draw random "
-                "numbers or write to memory in another order than the model does. Use the backprop "
-                "runtime, or a plan that a policy has made."
-            )
-        return graph
+            call = self.opened(args, kwargs)
+            graph = self.settled(call, self.places.gathered, self.runtime.name)
+            return self._walk(graph, call, target, context, kwargs.get(RESET))
 
     def _walk(
         self, graph: CutGraph, call: Call, target: Any, context: Tensor | None, reset: Tensor | None
@@ -147,53 +132,22 @@ class _Worker(Worker):
         cutting = cutting_of(self.cut)
         if self.places.spread(graph):
             self.updates.follow()
-        due = self._due(graph)
+        due = self.due(graph)
         with self.updates.batch(), switches_kept(), cutting.step.telling_loss():
             with self.updates.autocast():
                 cutting.begin(call, context)
                 passage = cutting.passage(graph, reset)
                 leaves = passage.enter(call.leaves, as_leaves=True)
             values = dict(zip(graph.road.split.inputs, leaves, strict=True))
-            chosen = self.runtime.chosen(cutting.step.number, len(graph.road.stages))
+            number = cutting.step.number
+            chosen = self.runtime.chosen(number, len(graph.road.stages))
             predicts, places = self.runtime.unlock == "forward", self.places.of(graph)
-            manner = Manner(due, chosen, predicts, self.aside, places, passage)
+            streams = Streams(self.runtime.seed, number) if self.runtime.streams else NO_STREAMS
+            manner = Manner(due, chosen, passage, predicts, self.aside, places, streams)
             return Walk(self, graph, values, manner).run(target)
 
-    def _due(self, graph: CutGraph) -> dict[int, list[str]]:
-        """The optimizers that step with each stage: none of their parameters is read in a later one.
-
-        What no stage of this graph reads steps with the last one, if gradients of other batches wait there.
-        """
-        if self._last is not None and self._last[0] is graph:
-            return self._last[1]
-        stages = graph.road.stages
-        self.updates.restore(dict(self.cut.named_parameters()))
-        last: dict[nn.Parameter, int] = {}
-        named: dict[int, dict[str, nn.Parameter]] = {}
-        for stage in stages:
-            last |= {parameter: stage.index for parameter in stage.parameters() if parameter.requires_grad}
-        for stage in stages:
-            mine = stage.named_parameters().items()
-            named[stage.index] = {name: each for name, each in mine if last.get(each) == stage.index}
-        for index, parameters in named.items():
-            self.updates.own(f"stage {index}", parameters)
-        self.own_learners()
-        due: dict[int, list[str]] = defaultdict(list)
-        for name, owned in self.updates.owned.items():
-            if not name.startswith(f"{CONTAINER}."):
-                read = [last[each] for each in owned.parameters.values() if each in last]
-                due[max(read, default=stages[-1].index)].append(name)
-        self._last = graph, due
-        return due
-
     def _refuse(self) -> None:
-        locked = [name for name, dni in dnis(self.cut).items() if dni.synthesizer.exact or dni.interface.mix]
-        if locked:
-            raise StageError(
-                "the local runtime updates a stage before the true gradient is there, and these boundaries "
-                f"send it up: {', '.join(locked)}. Use the backprop runtime, or mix=0 and a synthesizer that "
-                "learns; warmup=N sends true gradients for a while."
-            )
+        self.refuse_true_gradients(self.runtime.name)
         asked = [
             *["unlock=forward"] * (self.runtime.unlock == "forward"),
             *["devices="] * bool(self.runtime.devices),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -63,13 +63,16 @@ class Updates:
         if self._waiting:
             self._load(name, self._waiting.pop(name))
 
-    def restore(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Make the optimizers whose state waits, for the parameters that they had.
+    def restore(self, parameters: Mapping[str, nn.Parameter], own: Set[nn.Parameter] | None = None) -> None:
+        """Make the optimizers whose state waits, for the parameters that they had; of `own` ones, if given.
 
         Raises:
             StageError: the model has them no more.
         """
         for name, state in list(self._waiting.items()):
+            there = {parameters[key] for key in state["parameters"] if key in parameters}
+            if own is not None and not there <= own:
+                continue
             if missing := [key for key in state["parameters"] if key not in parameters]:
                 raise StageError(
                     f"the state is of a model that has {', '.join(missing[:5])}, and this has not."

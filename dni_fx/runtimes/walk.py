@@ -17,7 +17,8 @@ from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import dnis
 from dni_fx.dni import DNI
 from dni_fx.gradients import added
-from dni_fx.runtimes.aside import Aside
+from dni_fx.randomness import NO_STREAMS, Streams
+from dni_fx.runtimes.aside import Aside, AtOnce
 from dni_fx.runtimes.base import Outcome, Worker
 from dni_fx.segments import Leaving, Segment, segments
 from dni_fx.stage import detached
@@ -26,7 +27,7 @@ from passes.values import value_of
 
 
 @dataclass
-class _Held:
+class Held:
     """A segment that has run forward: what it has read, what it has sent, and what goes up there."""
 
     segment: Segment
@@ -55,17 +56,19 @@ class Manner:
     """How a step is taken: which stages are `chosen` to be updated, and what is done `aside`.
 
     `due` names the optimizers that step with each stage, `places` the device of each stage that has one, and
-    `passage` is the way of carried state.
+    `passage` is the way of carried state. Only stages `within` are run here, if that is given.
     If it `predicts`, stages read what predictors tell of the model's inputs in the place of what other
     stages send, from which the predictors learn: then no stage needs another one of this step.
     """
 
     due: Mapping[int, Sequence[str]]
     chosen: Set[int]
-    predicts: bool
-    aside: Aside
-    places: Mapping[int, torch.device]
     passage: Passage
+    predicts: bool = False
+    aside: Aside = field(default_factory=AtOnce)
+    places: Mapping[int, torch.device] = field(default_factory=dict[int, torch.device])
+    streams: Streams = NO_STREAMS
+    within: range | None = None
 
 
 class Walk:
@@ -83,9 +86,10 @@ class Walk:
         self.graph = graph
         self.values = values
         self.dnis = dnis(worker.cut)
-        self.segments = tuple(segments(graph.road, self.dnis, manner.places))
+        self.segments = tuple(segments(graph.road, self.dnis, manner.places, manner.within))
         together = [[stage.index for stage in segment.stages] for segment in self.segments]
         self.active = {index for indices in together if indices[-1] in manner.chosen for index in indices}
+        self.active |= set(manner.chosen).difference(manner.within or manner.chosen)  # elsewhere
         specs = [spec for spec in graph.marked.specs if not spec.group]  # the others are inside of stages
         self.readers: dict[str, set[int]] = {
             spec.name: set(spec.consumers) for spec in specs if not self.dnis[spec.name].mix
@@ -96,10 +100,10 @@ class Walk:
         self.boundary = {part: name for name, parts in self.parts.items() for part in parts}
         self.guesses: dict[str, Synthesis] = {}
         self.arrived: dict[str, Tensor | None] = {}
-        self.held: list[_Held] = []
+        self.held: list[Held] = []
         self.spared = False
         self.due, self.predicts, self.aside = manner.due, manner.predicts, manner.aside
-        self.passage = manner.passage
+        self.passage, self.streams = manner.passage, manner.streams
         self.inputs = _samples(graph, values) if manner.predicts else []
         self.predicted: dict[str, Tensor] = {}
 
@@ -155,7 +159,7 @@ class Walk:
 
     def _train(self, segment: Segment) -> None:
         """Run a segment forward and, if it need not wait for the loss, backward, and step."""
-        held, leaving = _Held(segment), Leaving(keeps=self.predicts)
+        held, leaving = Held(segment), Leaving(keeps=self.predicts)
         values, guesses = self.values | self._told(segment), dict[str, Synthesis]()
         for name in segment.read_live(values):
             if self.boundary.get(name) in self.taught:
@@ -164,13 +168,13 @@ class Walk:
                 values[name] = values[name].detach()  # nobody asks for its gradient
                 self.spared = True
         with self.worker.updates.autocast():
-            segment.run(values, self.dnis, leaving)
+            segment.run(values, self.dnis, leaving, self.streams)
             held.leaves |= leaving.below
             for name, sent in leaving.values.items():
                 guesses[name], upward = self.dnis[name].guess_up(sent, name in self.learning)
                 held.send(sent, upward)
         self.aside.do(partial(self._keep, guesses))
-        if segment.is_releasable:
+        if self._may_end(segment):
             self._hand_on(segment, values, leaving, keep=False)
             self.aside.do(partial(self._end_early, held))
             if segment.may_reenter:
@@ -186,7 +190,7 @@ class Walk:
         self.spared = True  # the loss may hang on stages that are not updated alone
         with self.worker.updates.autocast():
             with torch.no_grad():
-                segment.run(values, self.dnis, leaving)
+                segment.run(values, self.dnis, leaving, self.streams)
             for name in leaving.values.keys() & self.learning:
                 sent = tuple(value.detach() for value in leaving.values[name])
                 guesses[name] = self.dnis[name].synthesize(sent)
@@ -231,17 +235,25 @@ class Walk:
         told = dni.predictor.predict(self.inputs, real, learns)
         self.predicted |= zip(self.parts[name], told, strict=True)
 
-    def _end_early(self, held: _Held) -> None:
+    def _end_early(self, held: Held) -> None:
         """Run a segment backward before the loss is there."""
         held.run_backward()
         self._finish(held)
 
-    def _finish(self, held: _Held) -> None:
+    def _may_end(self, segment: Segment) -> bool:
+        """Whether a segment may run backward as soon as it has run forward."""
+        return segment.is_releasable
+
+    def _update(self, stage: int) -> None:
+        """Step the optimizers that are due with a stage."""
+        for name in self.due.get(stage, ()):
+            self.worker.updates.step(name)
+
+    def _finish(self, held: Held) -> None:
         """Update stages that have their gradients; teach the synthesizers whose readers have all answered."""
         stages = held.segment.stages
         for stage in stages:
-            for name in self.due.get(stage.index, ()):
-                self.worker.updates.step(name)
+            self._update(stage.index)
             for name in stage.crossings:
                 if name not in self.readers:  # it has learned in the backward pass of the segment
                     self._step(self.dnis[name])
@@ -251,10 +263,14 @@ class Walk:
                 self._hear_of(name, held)
             self.readers[name] -= here
             if name in self.taught and not self.readers[name]:
-                true = tuple(self.arrived.pop(part) for part in self.parts[name])
-                self._learn(name, self.guesses.pop(name), true)
+                self._answer(name)
 
-    def _hear_of(self, name: str, held: _Held) -> None:
+    def _answer(self, name: str) -> None:
+        """Teach a synthesizer, all of whose readers have answered."""
+        true = tuple(self.arrived.pop(part) for part in self.parts[name])
+        self._learn(name, self.guesses.pop(name), true)
+
+    def _hear_of(self, name: str, held: Held) -> None:
         """Add what has arrived at a boundary from one segment to what came from others."""
         for part in self.parts[name]:
             gradient = held.leaves[part].grad if part in held.leaves else None

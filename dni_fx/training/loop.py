@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from dni_fx.errors import DniError, StageError
 from dni_fx.history import diagnosed
 from dni_fx.randomness import random_state, set_random_state
-from dni_fx.training.batches import Batch, device_of, measured
+from dni_fx.runtimes import Findings
+from dni_fx.training.batches import Batch, device_of
 from dni_fx.training.callbacks import Callback
 from dni_fx.training.interrupts import Asked, deferred
 from dni_fx.training.means import Sofar
@@ -59,6 +60,9 @@ class Loop:
                 callback.begin(trainer, self.epochs, self.order.length)
             while len(trainer.epochs) < self.epochs and not trainer.is_stopped:
                 self._epoch(asked)
+            trainer.worker.gather()
+            epochs = [epoch.plain() for epoch in trainer.epochs]
+            trainer.worker.lead("end", {"epochs": epochs, "history": trainer.history.state_dict()})
 
     def _epoch(self, asked: Asked) -> None:
         trainer, number = self.trainer, len(self.trainer.epochs)
@@ -68,14 +72,15 @@ class Loop:
             trainer.sofar.seconds = time.perf_counter() - start
             if not trainer.worker.updates.batches:  # none whose gradients would be lost
                 self._pause(asked)
-        trainer.worker.updates.flush()
+        trainer.worker.flush()
+        self._note(trainer.worker.rest())
         if not trainer.sofar.steps:
             again = "cannot be read a second time; pass a list or a DataLoader" if number else "are empty"
             raise StageError(f"epoch {number + 1} has no batch: the batches {again}.")
         if self.path is not None:  # what comes now may fail, and is done again: validation and callbacks
-            trainer.save(self.path)
+            self._save(self.path)
         epoch = self._report(number, asked)
-        trainer.worker.updates.end_epoch(epoch.validation.get("loss", epoch.loss))
+        trainer.worker.end_epoch(epoch.validation.get("loss", epoch.loss))
         trainer.epochs.append(epoch)
         self.order.finish()
         trainer.sofar = Sofar()
@@ -83,7 +88,7 @@ class Loop:
         for callback in self.callbacks:
             callback.epoch(trainer, number + 1, epoch)
         if self.path is not None:
-            trainer.save(self.path)
+            self._save(self.path)
         asked.obey()
 
     def _batches(self, number: int) -> Iterator[Any]:
@@ -107,7 +112,7 @@ class Loop:
         steps = self.trainer.steps
         try:
             if self.trainer.sofar.steps:  # else it is as it was when it was kept last, or has not begun
-                self.trainer.save(path)
+                self._save(path)
         except DniError as refusal:
             return f"dni_fx: the run could not be kept in {path} after step {steps}: {refusal}"
         return f"dni_fx: the run is kept in {path} as it was after step {steps}; resume=True goes on there."
@@ -115,20 +120,35 @@ class Loop:
     def _step(self, batch: Any) -> None:
         trainer = self.trainer
         taken = Batch.of(batch, device_of(trainer.cut))
-        outcome = trainer.train_on(taken)
-        with trainer.worker.across():
-            figures = measured(trainer.metrics, outcome.outputs, taken.target)
-        record = trainer.history.note(outcome.loss, figures, trainer.steps)
-        trainer.sofar.add(record, taken.size)
-        for callback in self.callbacks:
-            callback.step(trainer, record)
+        trainer.worker.lead("batch", (taken.args, taken.kwargs, taken.target))
+        self._note(trainer.worker.tell(trainer.found_on(taken)))
+
+    def _note(self, steps: Iterable[Findings]) -> None:
+        """Take in the figures of steps of which all is known."""
+        trainer = self.trainer
+        for found in steps:
+            record = trainer.history.note(
+                found.loss if found.loss is not None else math.nan,
+                found.metrics,
+                found.step,
+                found.boundaries,
+            )
+            trainer.sofar.add(record, found.size)
+            for callback in self.callbacks:
+                callback.step(trainer, record)
 
     def _pause(self, asked: Asked) -> None:
         """Keep the state of the run if it is time, or if it is to end here."""
+        asked.number = asked.number or self.trainer.worker.asked()
         is_time = self.every and self.trainer.steps % self.every < self.trainer.worker.recipe.accumulate
         if self.path is not None and self.order.is_resumable and (is_time or asked.number is not None):
-            self.trainer.save(self.path)
+            self._save(self.path)
         asked.obey()
+
+    def _save(self, path: Path) -> None:
+        """Keep the state of the run, with all that there is to tell of its steps."""
+        self._note(self.trainer.worker.rest())
+        self.trainer.save(path)
 
     def _report(self, number: int, asked: Asked) -> Epoch:
         sofar = self.trainer.sofar

@@ -16,11 +16,21 @@ from dni_fx.errors import ContextError, DniError, FileError, StageError
 from dni_fx.files import check_place
 from dni_fx.history import History
 from dni_fx.modes import resume_training
-from dni_fx.runtimes import RUNTIMES, Loss, OptimizerFactory, Outcome, Recipe, Runtime, SchedulerFactory
-from dni_fx.training.batches import Batch, Metric, device_of
+from dni_fx.runtimes import (
+    RUNTIMES,
+    Findings,
+    Loss,
+    OptimizerFactory,
+    Outcome,
+    Recipe,
+    Runtime,
+    SchedulerFactory,
+)
+from dni_fx.training.batches import Batch, Metric, device_of, measured
 from dni_fx.training.callbacks import Callback
 from dni_fx.training.checkpoint import State, read_checkpoint, write_checkpoint
 from dni_fx.training.evaluation import evaluate
+from dni_fx.training.follower import Follower
 from dni_fx.training.loop import Loop
 from dni_fx.training.means import Sofar
 from dni_fx.training.order import Order
@@ -74,7 +84,7 @@ class Trainer:
         optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3)
         recipe = Recipe(loss, optimizer, scheduler, per_epoch, clip, accumulate, autocast)
         chosen = parse(runtime, RUNTIMES) if isinstance(runtime, str) else runtime
-        self.runtime = chosen.name
+        self.runtime = chosen.keeps_like
         self.worker = chosen.start(cut, recipe)
         self.steps = 0
         self.epochs: list[Epoch] = []
@@ -115,6 +125,16 @@ class Trainer:
         self.steps += 1
         return outcome
 
+    def found_on(self, batch: Batch) -> Findings:
+        """Train on one batch; returns what this process knows of it."""
+        outcome = self.train_on(batch)
+        boundaries = self.history.fresh()
+        if not self.worker.has_loss:
+            return Findings(self.steps, batch.size, None, {}, boundaries)
+        with self.worker.across():
+            metrics = measured(self.metrics, outcome.outputs, batch.target)
+        return Findings(self.steps, batch.size, outcome.loss, metrics, boundaries)
+
     def stop(self) -> None:
         """End the run after the epoch that is under way."""
         self.is_stopped = True
@@ -144,6 +164,8 @@ class Trainer:
             FileError: the checkpoint cannot be written or read, or is there and not to be resumed.
             DniError: the figures are to be logged, and tensorboard is not installed.
         """
+        if not self.worker.leads:
+            return Follower(self).run()
         path = None if checkpoint is None else Path(checkpoint)
         if any(count < 0 or count % 1 for count in (every, epochs)) or (every and path is None):
             raise StageError(
@@ -151,21 +173,31 @@ class Trainer:
                 "checkpoint."
             )
         check_place(path)
-        if path is not None and path.exists():
-            if not resume:
-                raise FileError(
-                    f"{path} is there already. Pass resume=True to go on from it, or delete it to begin anew."
-                )
-            self.load(path)
-        self._order = self._order.over(batches)
-        drawn = [Bar()] if progress else []
+        drawn: list[Callback] = [Bar()] if progress else []
         drawn += [] if log_dir is None else [Board(Path(log_dir))]
-        loop = Loop(self, self._order, epochs, validation, path, every, [*self.callbacks, *drawn])
-        loop.run()
+        with self.worker.leading():
+            if path is not None and path.exists():
+                if not resume:
+                    raise FileError(
+                        f"{path} is there already. Pass resume=True to go on from it, or delete it to begin "
+                        "anew."
+                    )
+                self.load(path)
+            self._order = self._order.over(batches)
+            Loop(self, self._order, epochs, validation, path, every, [*self.callbacks, *drawn]).run()
+        return self.report
+
+    @property
+    def report(self) -> Training:
+        """What has been measured up to now."""
         return Training(tuple(self.epochs), self.history.records)
 
     def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
-        """Means of the loss and the metrics over batches, by the original model in eval mode."""
+        """Means of the loss and the metrics over batches, by the original model in eval mode.
+
+        In a run of several processes outside of `fit`, all call it.
+        """
+        self.worker.gather()
         recipe, updates = self.worker.recipe, self.worker.updates
         with self.worker.across(), updates.autocast():
             return evaluate(self.cut, batches, {"loss": recipe.loss_of, **self.metrics})
@@ -177,7 +209,9 @@ class Trainer:
             FileError: the path cannot be written.
             StageError: gradients wait for more batches, or the loader cannot go on where it is.
         """
-        write_checkpoint(Path(path), self.state_dict())
+        state = self.state_dict()
+        if self.worker.leads:
+            write_checkpoint(Path(path), state)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go back to the state in a file that `save` or `fit` wrote. Nothing in it is run.
@@ -186,7 +220,9 @@ class Trainer:
             FileError: the file cannot be read, or is damaged or no checkpoint.
             StageError: it is of another model, or of another way to train.
         """
-        self.load_state_dict(read_checkpoint(Path(path)))
+        state = read_checkpoint(Path(path))
+        self.worker.lead("state", state)
+        self.load_state_dict(state)
 
     def state_dict(self) -> State:
         """All that the run depends on: weights, synthesizers, optimizers, random state, place in the data.
@@ -196,10 +232,12 @@ class Trainer:
         """
         if waiting := self.worker.updates.batches:
             raise StageError(f"gradients of {waiting} batches wait for more, and would be lost.")
+        self.worker.gather()
+        updates = self.worker.kept()
         return {
             "runtime": self.runtime,
             "model": dict(self.cut.state_dict()),
-            "updates": self.worker.updates.state_dict(),
+            "updates": updates,
             "steps": self.steps,
             "epochs": [epoch.plain() for epoch in self.epochs],
             "sofar": self.sofar.state_dict(),

@@ -1,0 +1,81 @@
+"""What the processes of one run send to one another: apart from other runs, and on the device of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from dni_fx.distributed.wire import Wire
+from dni_fx.errors import StageError
+
+
+class Post:
+    """The wire for one run; what arrives is put on the device of this process."""
+
+    def __init__(self, wire: Wire, run: int, device: torch.device) -> None:
+        self.wire = wire
+        self.run = run
+        self.device = device
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+        return self.wire.rank
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return self.wire.size
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The numbers of all others."""
+        return self.wire.others
+
+    def send(self, to: int, topic: str, tree: object = None) -> None:
+        """Send, and go on; its tensors must not be written to any more."""
+        self.wire.send(to, f"{self.run}/{topic}", tree)
+
+    def send_all(self, topic: str, tree: object = None) -> None:
+        """Send to all others."""
+        for other in self.others:
+            self.send(other, topic, tree)
+
+    def take(self, of: int, topic: str) -> Any:
+        """The next message of a topic; waits for it.
+
+        Raises:
+            StageError: a process is lost.
+        """
+        tree = self.wire.take(of, f"{self.run}/{topic}")
+        if self.device.type == "cpu":
+            return tree
+        return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), tree)
+
+    def there(self, of: int, topic: str) -> bool:
+        """Whether a message of a topic has come.
+
+        Raises:
+            StageError: a process is lost.
+        """
+        return self.wire.there(of, f"{self.run}/{topic}")
+
+    def agree(self, topic: str, facts: Mapping[str, Any]) -> None:
+        """Do nothing if all processes have the same facts.
+
+        Raises:
+            StageError: some have others; says which, and is raised by all.
+        """
+        self.send_all(topic, dict(facts))
+        told = {other: self.take(other, topic) for other in self.others} | {self.rank: dict(facts)}
+        apart = [name for name in told[0] if any(each.get(name) != told[0][name] for each in told.values())]
+        if apart:
+            lines = [
+                f"{name}: " + ", ".join(f"{told[rank].get(name)!r} on rank {rank}" for rank in sorted(told))
+                for name in apart
+            ]
+            raise StageError("the processes do not train the same model in the same way. " + "; ".join(lines))

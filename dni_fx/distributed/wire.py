@@ -1,0 +1,227 @@
+"""Messages between processes, on torch.distributed: nobody who sends waits for whoever receives."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dni_fx.distributed.packing import dtype_named, packed, unpacked
+from dni_fx.errors import StageError, first_line
+
+_BLOCK = 1024
+"""Bytes of the first part of each message: its length and, if it fits, all of its text."""
+_LENGTH = 8
+_BYE = "bye"
+_BEAT = "beat"
+_FAILED = "failed"
+_BROKEN = "the connection to it is broken"
+_BEATS = 4
+"""How many signs of life are sent in the time after which silence counts as loss."""
+
+
+class Wire:
+    """Sends trees of tensors and plain values to other processes, and keeps what they send until it is taken.
+
+    A message has a topic, and messages of one topic from one process come in the order in which they were
+    sent. A thread for each process receives; another one waits until what was sent is through, since gloo
+    tells it to nobody who does not wait; a third one sends signs of life. A process that ends, or of which
+    nothing is heard for `patience` seconds, is lost, and every wait from then on says so.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, patience: float) -> None:
+        self.group = group
+        self.patience = patience
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+        self.others = tuple(rank for rank in range(self.size) if rank != self.rank)
+        self._news = threading.Condition()
+        self._inbox: defaultdict[tuple[int, str], deque[Any]] = defaultdict(deque)
+        self._gone: dict[int, str] = {}
+        self._heard = dict.fromkeys(self.others, time.monotonic())
+        self._sending = threading.Lock()
+        self._sent: queue.SimpleQueue[tuple[int, dist.Work, Tensor] | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._has_failed = False
+        self._listeners = [self._thread(self._listen, peer) for peer in self.others]
+        self._workers = [self._thread(self._beat), self._thread(self._see_off)]
+
+    def send(self, to: int, topic: str, tree: object = None) -> None:
+        """Send a tree to one process, and go on. Its tensors must not be written to any more.
+
+        Raises:
+            StageError: the process is lost, or there is something in it that cannot be sent.
+        """
+        text, tensors = packed(tree)
+        bare = [tensor.detach().cpu().contiguous() for tensor in tensors]
+        forms = [(str(each.dtype).removeprefix("torch."), list(each.shape)) for each in bare]
+        whole = json.dumps([topic, forms, text]).encode()
+        head = bytearray(_BLOCK)
+        head[:_LENGTH] = len(whole).to_bytes(_LENGTH, "little")
+        begin = whole[: _BLOCK - _LENGTH]
+        head[_LENGTH : _LENGTH + len(begin)] = begin
+        parts = [_tensor(head), *([_tensor(bytearray(whole[len(begin) :]))] if whole[len(begin) :] else [])]
+        with self._sending:
+            for part in [*parts, *(_bytes_of(each) for each in bare if each.numel())]:
+                self._put(to, part)
+
+    def take(self, of: int, topic: str) -> Any:
+        """The next message of a topic from one process; waits until it is there.
+
+        Raises:
+            StageError: it will never be there, since a process is lost.
+        """
+        with self._news:
+            while (of, topic) not in self._inbox:
+                self._check(of)
+                self._news.wait(self.patience / _BEATS)
+            waiting = self._inbox[of, topic]
+            found = waiting.popleft()
+            if not waiting:
+                del self._inbox[of, topic]
+            return found
+
+    def there(self, of: int, topic: str) -> bool:
+        """Whether a message of a topic has come from one process.
+
+        Raises:
+            StageError: a process is lost.
+        """
+        with self._news:
+            if (of, topic) in self._inbox:
+                return True
+            self._check(of)
+            return False
+
+    def fail(self, why: str) -> None:
+        """Tell the others that this process cannot go on, even if it does not end; the first time counts."""
+        if self._has_failed:
+            return
+        self._has_failed = True
+        for peer in self.others:
+            if peer not in self._gone:
+                self.send(peer, _FAILED, why)
+
+    def close(self) -> None:
+        """Tell the others that no message comes any more, and let what was sent get through."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._workers[0].join()
+        for peer in self.others:
+            if peer not in self._gone:
+                self.send(peer, _BYE)
+        until = time.monotonic() + self.patience
+        self._sent.put(None)
+        for thread in [*self._workers, *self._listeners]:  # one that still runs would outlive what it runs in
+            thread.join(max(until - time.monotonic(), 0))
+
+    def _put(self, to: int, part: Tensor) -> None:
+        try:
+            work = dist.isend(part, group=self.group, group_dst=to)
+        except RuntimeError:
+            self._lose(to, _BROKEN)
+            return
+        assert work is not None
+        self._sent.put((to, work, part))
+
+    def _check(self, of: int) -> None:
+        """Do nothing if everybody is there; the caller has the lock."""
+        now = time.monotonic()
+        for peer in self.others:
+            if peer not in self._gone and now - self._heard[peer] > self.patience:
+                self._gone[peer] = f"nothing was heard of it for {self.patience:g} seconds"
+        lost = {peer: why for peer, why in self._gone.items() if why != _BYE}
+        if of in self._gone and not lost:
+            lost = {of: "it has ended"}
+        if lost:
+            told = "; ".join(f"rank {peer} is gone: {why}" for peer, why in sorted(lost.items()))
+            self.fail(told)
+            raise StageError(
+                f"rank {self.rank} cannot go on without the others. {told}. The first error is in the output "
+                "of the rank that went first."
+            )
+
+    def _lose(self, peer: int, why: str) -> None:
+        with self._news:
+            self._gone.setdefault(peer, why)
+            self._news.notify_all()
+
+    def _listen(self, peer: int) -> None:
+        try:
+            while True:
+                topic, tree = self._message(peer)
+                with self._news:
+                    self._heard[peer] = time.monotonic()
+                    if topic == _BYE:
+                        self._gone.setdefault(peer, _BYE)
+                        self._news.notify_all()
+                        return
+                    if topic == _FAILED:
+                        self._gone.setdefault(peer, f"it has failed: {tree}")
+                        self._news.notify_all()
+                    elif topic != _BEAT:
+                        self._inbox[peer, topic].append(tree)
+                        self._news.notify_all()
+        except RuntimeError:
+            self._lose(peer, _BROKEN)
+        except (ValueError, AttributeError, StageError) as error:
+            self._lose(peer, first_line(error))
+
+    def _message(self, peer: int) -> tuple[str, Any]:
+        head = self._received(peer, (_BLOCK,), torch.uint8).numpy().tobytes()
+        length = int.from_bytes(head[:_LENGTH], "little")
+        whole = head[_LENGTH : _LENGTH + length]
+        if length > len(whole):
+            whole += self._received(peer, (length - len(whole),), torch.uint8).numpy().tobytes()
+        topic, forms, text = json.loads(whole)
+        tensors = [self._received(peer, tuple(shape), dtype_named(dtype)) for dtype, shape in forms]
+        return topic, unpacked(text, tensors)
+
+    def _received(self, peer: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        found = torch.empty(shape, dtype=dtype)
+        if found.numel():
+            dist.recv(_bytes_of(found), group=self.group, group_src=peer)
+        return found
+
+    def _see_off(self) -> None:
+        while (each := self._sent.get()) is not None:
+            peer, work, _ = each
+            try:
+                work.wait()
+            except RuntimeError:
+                self._lose(peer, _BROKEN)
+
+    def _beat(self) -> None:
+        while not self._closed.wait(self.patience / _BEATS):
+            for peer in self.others:
+                if peer not in self._gone:
+                    self.send(peer, _BEAT)
+
+    def _thread(self, work: Any, *args: Any) -> threading.Thread:
+        thread = threading.Thread(target=work, args=args, name="dni_fx wire", daemon=True)
+        thread.start()
+        return thread
+
+
+def _tensor(block: bytearray) -> Tensor:
+    return torch.frombuffer(block, dtype=torch.uint8)
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    """The memory of a contiguous tensor."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def everybody(wire: Wire, topic: str, tree: object, to: Iterable[int] | None = None) -> None:
+    """Send the same to all others, or to some of them."""
+    for peer in wire.others if to is None else to:
+        wire.send(peer, topic, tree)

@@ -1,0 +1,81 @@
+"""What a step has to tell, wherever its parts were found out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dni_fx.diagnosis import Diagnosis
+from dni_fx.distributed.post import Post
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The figures of one step: its number, how many samples it had, its loss and metrics, and its diagnoses.
+
+    A loss that another process knows is None.
+    """
+
+    step: int
+    size: int
+    loss: Tensor | float | None
+    metrics: Mapping[str, Tensor | float]
+    boundaries: Mapping[str, Diagnosis]
+
+
+class Reports:
+    """Brings together on the first rank what all ranks have to tell of a step, when the last has told it."""
+
+    def __init__(self, post: Post) -> None:
+        self.post = post
+        self._waiting: deque[Findings] = deque()
+
+    def tell(self, told: Findings, most: int) -> Iterator[Findings]:
+        """Take in one more step; the first rank gets the steps that are whole, and waits for what is older.
+
+        That is older than `most` steps for each rank: so nobody is farther ahead of the others than that.
+        """
+        if self.post.rank:
+            self.post.send(0, "figures", _plain(told))
+            return
+        self._waiting.append(told)
+        yield from self.rest(most * self.post.size)
+
+    def rest(self, most: int = 0) -> Iterator[Findings]:
+        """On the first rank, the steps that are whole; waits until no more than so many are not."""
+        while self._waiting and (len(self._waiting) > most or self._is_there()):
+            parts = [self._waiting.popleft()]
+            parts += [_read(self.post.take(other, "figures")) for other in self.post.others]
+            yield _together(parts)
+
+    def _is_there(self) -> bool:
+        return all(self.post.there(other, "figures") for other in self.post.others)
+
+
+def _together(parts: list[Findings]) -> Findings:
+    first = parts[0]
+    loss = next((part.loss for part in parts if part.loss is not None), None)
+    metrics = {name: value for part in parts for name, value in part.metrics.items()}
+    boundaries = {name: found for part in parts for name, found in part.boundaries.items()}
+    return Findings(first.step, first.size, loss, metrics, boundaries)
+
+
+def _plain(told: Findings) -> dict[str, Any]:
+    loss = told.loss.detach() if isinstance(told.loss, Tensor) else told.loss
+    return {
+        "step": told.step,
+        "size": told.size,
+        "loss": None if loss is None else float(loss),
+        "metrics": {name: float(value) for name, value in told.metrics.items()},
+        "boundaries": {name: asdict(found) for name, found in told.boundaries.items()},
+    }
+
+
+def _read(plain: Mapping[str, Any]) -> Findings:
+    boundaries = {name: Diagnosis(**figures) for name, figures in plain["boundaries"].items()}
+    figures: dict[str, Any] = {**plain, "boundaries": boundaries}
+    return Findings(**figures)

@@ -1,0 +1,263 @@
+"""One process of a run that has some of the stages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+from torch import Tensor
+from typing_extensions import override
+
+from dni_fx.calls import Call
+from dni_fx.cut_graph import CutGraph
+from dni_fx.decoupled import Decoupled, cutting_of, dnis
+from dni_fx.distributed.post import Post
+from dni_fx.errors import StageError, reason_of
+from dni_fx.randomness import Streams
+from dni_fx.runtimes.base import Outcome
+from dni_fx.runtimes.findings import Findings, Reports
+from dni_fx.runtimes.leg import Leg
+from dni_fx.runtimes.places import Places
+from dni_fx.runtimes.recipe import Recipe
+from dni_fx.runtimes.route import Route
+from dni_fx.runtimes.staged import Staged
+from dni_fx.runtimes.tied import Tied
+from dni_fx.runtimes.walk import Manner
+from dni_fx.runtimes.whole import Whole
+from passes import Plan
+from passes.switches import switches_kept
+
+
+class Manners(Protocol):
+    """What all processes of a run have been told: see `Distributed`."""
+
+    @property
+    def name(self) -> str:
+        """What the runtime is called."""
+        ...
+
+    @property
+    def lag(self) -> int:
+        """How many steps a process may be ahead of true gradients."""
+        ...
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether true gradients count just so many steps later."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """What random numbers of stages come from."""
+        ...
+
+
+class Member(Staged):
+    """The runtime at work in one process. `legs` are the steps that not all have answered yet."""
+
+    def __init__(self, cut: Decoupled, recipe: Recipe, runtime: Manners, post: Post) -> None:
+        super().__init__(cut, recipe)
+        self.runtime = runtime
+        self.post = post
+        self.legs: deque[Leg] = deque()
+        self.number = 0
+        self.is_leading = False
+        self.reports = Reports(post)
+        self._ties: list[Tied] = []
+        Places(cut, [post.device]).gather(post.device)
+
+    @property
+    @override
+    def leads(self) -> bool:
+        return self.post.rank == 0
+
+    @property
+    @override
+    def has_loss(self) -> bool:
+        return self.post.rank == self.post.size - 1
+
+    @override
+    def ask(self, signal: int) -> None:
+        self.post.send(0, "asked", signal)
+
+    @override
+    def asked(self) -> int | None:
+        there = [other for other in self.post.others if self.post.there(other, "asked")]
+        return self.post.take(there[0], "asked") if there else None
+
+    @override
+    def step(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
+    ) -> Outcome:
+        try:
+            return self._step(args, kwargs, target, context)
+        except BaseException as error:
+            self.post.wire.fail(reason_of(error))
+            raise
+
+    def _step(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
+    ) -> Outcome:
+        self._refuse()
+        call = self.opened(args, kwargs)
+        graph = self.settled(call, nullcontext, self.runtime.name)
+        tied = self._tied(graph)
+        tied.take(self.number - self.runtime.lag, more=not self.runtime.deterministic)
+        self.number += 1
+        outcome = self._run(tied, call, target, context)
+        self._catch_up(self.runtime.lag)
+        return outcome
+
+    def _run(self, tied: Tied, call: Call, target: Any, context: Tensor | None) -> Outcome:
+        route, cutting = tied.route, cutting_of(self.cut)
+        due = self.due(route.graph, route.within)
+        with self.updates.batch(), switches_kept(), cutting.step.coming_late(self._late(route)):
+            with self.updates.autocast():
+                cutting.begin(call, context)
+                passage = cutting.passage(route.graph, None)
+                leaves = passage.enter(call.leaves, as_leaves=True)
+            values = dict(zip(route.graph.road.split.inputs, leaves, strict=True))
+            streams, everything = Streams(self.runtime.seed, cutting.step.number), set(range(route.loss))
+            manner = Manner(due, everything, passage, streams=streams, within=route.within)
+            leg = Leg(self, route.graph, values, manner, route, self.post, self.number)
+            outcome = leg.run(target)
+            if self.updates.is_due:
+                tied.collect(self.number)
+                for name in leg.postponed:
+                    self.updates.step(name)
+                tied.spread(self.number)
+        self.legs.append(leg)
+        return outcome
+
+    def _late(self, route: Route) -> frozenset[str]:
+        """The boundaries whose truth may come in a later step."""
+        specs = route.graph.marked.specs if self.runtime.lag else ()
+        there = {at for at, home in enumerate(route.homes) if home != route.rank}
+        return frozenset(spec.name for spec in specs if there.intersection(spec.consumers))
+
+    def _catch_up(self, most: int) -> None:
+        """Wait until no more than so many steps are not answered; take in what else has come."""
+        while len(self.legs) > most:
+            self.legs.popleft().answered(wait=True)
+        if not self.runtime.deterministic:
+            while self.legs and self.legs[0].answered(wait=False):
+                self.legs.popleft()
+
+    def _tied(self, graph: CutGraph) -> Tied:
+        for known in self._ties:
+            if known.route.graph is graph:
+                return known
+        route = Route(graph, self.post.rank, self.post.size)
+        plan = cutting_of(self.cut).plan
+        assert isinstance(plan, Plan)
+        self.post.agree(f"graph {self.number}", _facts_of(graph, plan))
+        self.settle()
+        if not self._ties:
+            Whole(self.cut, route, self.post).begin(f"start {self.number}")
+        self._ties.append(made := Tied(route, self.post))
+        return made
+
+    def _refuse(self) -> None:
+        self.refuse_true_gradients(self.runtime.name)
+        if carry := cutting_of(self.cut).carry:
+            raise StageError(
+                f"the distributed runtime carries no state ({', '.join(carry.paths)}) from step to step: use "
+                "local, or decouple without carry= and pass the state in by yourself."
+            )
+        found = dnis(self.cut).items()
+        hears = [name for name, dni in found if dni.synthesizer.needs == "loss" or not dni.interface.lr]
+        if hears:
+            raise StageError(
+                "the distributed runtime tells no synthesizer the loss of a step and moves none by your "
+                f"optimizer, and these want it so: {', '.join(hears)}. Choose another, with an lr above 0."
+            )
+
+    @override
+    def settle(self) -> None:
+        self._catch_up(0)
+        for tied in self._ties:
+            tied.take(self.number, more=False)
+
+    @override
+    def flush(self) -> None:
+        self.lead("flush")
+        self.settle()
+        waiting = self.updates.batches
+        tied = [each for each in self._ties if waiting]
+        for each in tied:
+            each.collect(self.number)
+        self.updates.flush()
+        for each in tied:
+            each.spread(self.number)
+            each.take(self.number, more=False)
+
+    @override
+    def gather(self) -> None:
+        self.lead("gather")
+        self.settle()
+        for at, tied in enumerate(self._ties):
+            Whole(self.cut, tied.route, self.post).exchange(f"whole {self.number} {at}")
+
+    @override
+    def end_epoch(self, loss: float) -> None:
+        self.lead("epoch", loss)
+        super().end_epoch(loss)
+
+    @override
+    def kept(self) -> dict[str, Any]:
+        self.lead("keep")
+        mine = {name: owned.state_dict() for name, owned in self.updates.owned.items()}
+        state = self.updates.state_dict()
+        self.post.send_all(f"optimizers {self.number}", mine)
+        for other in self.post.others:
+            state["optimizers"] |= self.post.take(other, f"optimizers {self.number}")
+        return state
+
+    @override
+    @contextmanager
+    def leading(self) -> Generator[None]:
+        self.is_leading = True
+        try:
+            yield
+        except BaseException as error:
+            self.lead("failed", reason_of(error))
+            raise
+        finally:
+            self.is_leading = False
+
+    @override
+    def lead(self, order: str, details: object = None) -> None:
+        if self.is_leading:
+            self.post.send_all("orders", (order, details))
+
+    @override
+    def orders(self) -> Iterator[tuple[str, Any]]:
+        while True:
+            order, details = self.post.take(0, "orders")
+            if order == "failed":
+                raise StageError(f"rank 0 has ended the run: {details}")
+            yield order, details
+            if order == "end":
+                return
+
+    @override
+    def tell(self, figures: Findings) -> Iterator[Findings]:
+        return self.reports.tell(figures, self.runtime.lag + 1)
+
+    @override
+    def rest(self) -> Iterator[Findings]:
+        return self.reports.rest()
+
+
+def _facts_of(graph: CutGraph, plan: Plan) -> dict[str, Any]:
+    """What must be the same everywhere for stages to fit together."""
+    text = json.dumps(sorted((str(anchor), stage) for anchor, stage in plan.stage_of.items()))
+    return {
+        "plan": f"{plan.summary} ({hashlib.sha256(text.encode()).hexdigest()[:12]})",
+        "boundaries": [[spec.name, spec.producer, *spec.consumers] for spec in graph.marked.specs],
+        "inputs": [list(shape) for shape in graph.capture.shapes],
+    }

@@ -1,0 +1,154 @@
+"""Which process has which stage, and what has to pass between them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from dni_fx.cut_graph import CutGraph
+from dni_fx.errors import StageError
+from dni_fx.runtimes.staged import last_readers
+from passes.split_stages import Name
+from passes.words import counted
+
+
+@dataclass(frozen=True)
+class Route:
+    """What one of so many ranks does for a graph. Stages lie on ranks in order, as evenly as there can be.
+
+    The loss counts as a stage that follows the last one, on its rank.
+    """
+
+    graph: CutGraph
+    rank: int
+    ranks: int
+
+    def __post_init__(self) -> None:
+        if len(self.graph.road.stages) < self.ranks:
+            raise StageError(
+                f"there are {counted(self.ranks, 'process')[:-1]}es for "
+                f"{counted(len(self.graph.road.stages), 'stage')}. Cut the model into more, or start fewer."
+            )
+
+    @cached_property
+    def loss(self) -> int:
+        """The number of the loss among the stages."""
+        return len(self.graph.road.stages)
+
+    @cached_property
+    def homes(self) -> tuple[int, ...]:
+        """The rank of each stage, and of the loss."""
+        return (*(at * self.ranks // self.loss for at in range(self.loss)), self.ranks - 1)
+
+    @cached_property
+    def within(self) -> range:
+        """The stages of this rank."""
+        mine = [at for at in range(self.loss) if self.homes[at] == self.rank]
+        return range(mine[0], mine[-1] + 1)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this rank computes the loss."""
+        return self.rank == self.ranks - 1
+
+    @cached_property
+    def reads(self) -> tuple[frozenset[str], ...]:
+        """What each stage reads, and the loss."""
+        result = frozenset(item.of for item in self.graph.road.split.result if isinstance(item, Name))
+        return (*(frozenset(stage.code.part.reads) for stage in self.graph.road.stages), result)
+
+    @cached_property
+    def writers(self) -> Mapping[str, int]:
+        """The stage that writes each value."""
+        return {name: stage.index for stage in self.graph.road.stages for name in stage.code.part.writes}
+
+    @cached_property
+    def sends(self) -> Mapping[int, Mapping[int, tuple[str, ...]]]:
+        """What each stage of this rank sends: names of values by the rank that they go to."""
+        found: dict[int, dict[int, tuple[str, ...]]] = {}
+        for stage in self.within:
+            written = self.graph.road.stages[stage].code.part.writes
+            for rank in range(self.ranks):
+                wanted = frozenset[str]().union(*self._reads_on(rank))
+                names = tuple(name for name in written if name in wanted)
+                if names and rank != self.rank:
+                    found.setdefault(stage, {})[rank] = names
+        return found
+
+    @cached_property
+    def needs(self) -> Mapping[int, tuple[int, ...]]:
+        """The stages of other ranks that each stage of this one, or the loss, reads from."""
+        mine = [*self.within, *([self.loss] if self.is_last else [])]
+        found = {
+            at: sorted({self.writers[name] for name in self.reads[at] if name in self.writers}) for at in mine
+        }
+        return {
+            at: tuple(stage for stage in stages if self.homes[stage] != self.rank)
+            for at, stages in found.items()
+        }
+
+    @cached_property
+    def readers(self) -> Mapping[int, frozenset[int]]:
+        """By stages of other ranks, the stages of this one that read from them."""
+        found: defaultdict[int, set[int]] = defaultdict(set)
+        for at, stages in self.needs.items():
+            for stage in stages:
+                found[stage].add(at)
+        return {stage: frozenset(places) for stage, places in found.items()}
+
+    @cached_property
+    def lent(self) -> Mapping[int, tuple[str, ...]]:
+        """Parameters that stages of this rank read and those of a later one move, by that rank."""
+        found: defaultdict[int, list[str]] = defaultdict(list)
+        for name, ranks in self._shared.items():
+            if self.rank in ranks and ranks[-1] != self.rank:
+                found[ranks[-1]].append(name)
+        return {rank: tuple(names) for rank, names in found.items()}
+
+    @cached_property
+    def shared(self) -> Mapping[str, tuple[int, ...]]:
+        """Parameters that stages of this rank move and those of others read, with these ranks."""
+        return {name: ranks[:-1] for name, ranks in self._shared.items() if ranks[-1] == self.rank}
+
+    @cached_property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Every parameter that some stage reads, once."""
+        return {
+            name: each for stage in self.graph.road.stages for name, each in stage.named_parameters().items()
+        }
+
+    @cached_property
+    def memory(self) -> frozenset[int]:
+        """Where the parameters and buffers are that stages of this rank read."""
+        stages = self.graph.road.stages[self.within.start : self.within.stop]
+        held = [each for stage in stages for each in (*stage.parameters(), *stage.named_buffers().values())]
+        return frozenset(each.untyped_storage().data_ptr() for each in held)
+
+    @cached_property
+    def owned(self) -> tuple[str, ...]:
+        """Names of the parameters that this rank moves or is the last to read."""
+        return tuple(name for name, ranks in self._ranks_of_parameters.items() if ranks[-1] == self.rank)
+
+    @cached_property
+    def _ranks_of_parameters(self) -> Mapping[str, tuple[int, ...]]:
+        readers: defaultdict[str, set[int]] = defaultdict(set)
+        for stage in self.graph.road.stages:
+            for name in stage.named_parameters():
+                readers[name].add(self.homes[stage.index])
+        return {name: tuple(sorted(ranks)) for name, ranks in readers.items()}
+
+    @cached_property
+    def _shared(self) -> Mapping[str, tuple[int, ...]]:
+        moved = last_readers(self.graph)
+        return {
+            name: ranks
+            for name, ranks in self._ranks_of_parameters.items()
+            if len(ranks) > 1 and self.parameters[name] in moved
+        }
+
+    def _reads_on(self, rank: int) -> list[frozenset[str]]:
+        return [names for names, home in zip(self.reads, self.homes, strict=True) if home == rank]

@@ -1,0 +1,175 @@
+"""A run of several processes is the same run as one of a single process, and ends as well."""
+
+import os
+import signal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import dni_fx
+from tests.processes import run_ranks
+
+WIDTH, CLASSES = 12, 5
+
+
+def net(drop=0.2):
+    torch.manual_seed(0)
+    layers = [part for _ in range(5) for part in (nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Dropout(drop))]
+    return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES)).double()
+
+
+def loader(shuffle=True):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(60, WIDTH, generator=generator, dtype=torch.float64)
+    y = torch.randint(CLASSES, (60,), generator=generator)
+    order = torch.Generator().manual_seed(2)
+    return DataLoader(TensorDataset(x, y), 10, shuffle=shuffle, generator=order)
+
+
+def trainer_of(runtime, plan="balanced:stages=3", **options):
+    example = torch.zeros(10, WIDTH, dtype=torch.float64)
+    cut = dni_fx.decouple(net(), (example,), plan=plan, synthesizer="critic")
+    options = {"scheduler": decay, "per_epoch": True} | options
+    return dni_fx.Trainer(
+        cut,
+        loss=F.cross_entropy,
+        optimizer=adam,
+        runtime=runtime,
+        labels_as_context=True,
+        metrics={"accuracy": lambda out, y: (out.argmax(1) == y).double().mean()},
+        **options,
+    )
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=1e-2)
+
+
+def decay(optimizer):
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+
+
+def fitted(runtime, epochs=2, **options):
+    """The figures of a run, and the model that it leaves."""
+    trainer = trainer_of(
+        runtime, **{key: options.pop(key) for key in {"accumulate", "clip"} & options.keys()}
+    )
+    report = trainer.fit(loader(), epochs, validation=loader(shuffle=False), progress=False, **options)
+    figures = [[each.loss, dict(each.metrics), dict(each.validation), each.cosine] for each in report.epochs]
+    records = [
+        [record.step, record.loss, {name: found.cosine for name, found in record.boundaries.items()}]
+        for record in report.history
+    ]
+    return figures, records, {key: value.clone() for key, value in trainer.cut.state_dict().items()}
+
+
+def on_rank(rank, runtime, epochs, options):
+    return fitted(runtime, epochs, **options)
+
+
+def same(ours, theirs):
+    assert ours[:2] == theirs[:2]
+    assert ours[2].keys() == theirs[2].keys()
+    for key, value in ours[2].items():
+        assert torch.equal(value, theirs[2][key]), key
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 4, "clip": 0.5}])
+def test_a_run_without_lag_is_that_of_local_with_all_its_figures(options):
+    alone = fitted("local:streams=true", **options)
+    for each in run_ranks(on_rank, 2, "distributed:lag=0", 2, options):
+        same(alone, each)
+
+
+def test_with_lag_and_deterministic_a_run_can_be_repeated():
+    first, again = (run_ranks(on_rank, 3, "distributed:lag=2,deterministic=true", 2, {}) for _ in range(2))
+    same(first[0], again[0])
+    same(first[0], first[2])
+    alone = fitted("local:streams=true")
+    assert first[0][0] != alone[0]
+    assert abs(first[0][0][-1][0] - alone[0][-1][0]) < 0.2
+
+
+def test_a_run_goes_on_on_another_number_of_processes(tmp_path):
+    path = str(tmp_path / "run.ckpt")
+    whole = fitted("local:streams=true", 3)
+    run_ranks(on_rank, 3, "distributed:lag=0", 1, {"checkpoint": path})
+    run_ranks(on_rank, 2, "distributed:lag=0", 2, {"checkpoint": path, "resume": True})
+    same(whole, fitted("local:streams=true", 3, checkpoint=path, resume=True))
+
+
+def broken(rank, who, how, path):
+    trainer = trainer_of("distributed:patience=4")
+    if rank == who:
+        once = trainer.worker.step
+
+        def step(*args):
+            if trainer.steps == 7:
+                os.kill(os.getpid(), how)
+            return once(*args)
+
+        trainer.worker.step = step
+    trainer.fit(loader(), 4, progress=False, checkpoint=path)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "silent"])
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_when_a_process_is_lost_the_others_end_and_say_so(who, how, tmp_path):
+    path = str(tmp_path / "run.ckpt")
+    found = run_ranks(broken, 3, who, how, path, silent=who)
+    for rank, each in enumerate(found):
+        if rank != who:
+            assert f"rank {who} is gone" in each or "has failed" in each, (rank, each)
+    alone = fitted("local:streams=true", 2, checkpoint=path, resume=True)
+    assert len(alone[0]) == 2
+
+
+def other(rank, what):
+    torch.manual_seed(rank)
+    options = {"plan": f"balanced:stages={3 + rank}"} if what == "plan" else {"clip": float(rank)}
+    trainer_of("distributed", **options).fit(loader(), 1, progress=False)
+
+
+@pytest.mark.parametrize("what", ["plan", "clip"])
+def test_processes_that_differ_are_refused_before_they_train(what):
+    for each in run_ranks(other, 2, what):
+        assert each.startswith("StageError: the processes do not train the same model in the same way")
+        assert all(part in each for part in (f"{what}: ", "on rank 0", "on rank 1"))
+
+
+def raising(rank):
+    def loss(outputs, target):
+        raise ValueError("no such loss")
+
+    example = torch.zeros(10, WIDTH, dtype=torch.float64)
+    cut = dni_fx.decouple(net(), (example,), plan="balanced:stages=2")
+    dni_fx.train(cut, loader(), loss=loss, runtime="distributed", progress=False)
+
+
+def test_an_error_of_the_users_code_is_told_where_it_is_and_ends_the_others():
+    first, last = run_ranks(raising, 2)
+    assert last == "ValueError: no such loss"
+    assert "rank 1 is gone: it has failed: ValueError: no such loss" in first
+
+
+def asked(rank, path):
+    trainer = trainer_of("distributed")
+    if rank == 1:
+        trainer.metrics["kills"] = lambda out, y: (
+            trainer.steps > 1 or os.kill(os.getpid(), signal.SIGTERM) or 0
+        )
+    try:
+        trainer.fit(loader(), 50, progress=False, checkpoint=path)
+    except SystemExit as end:
+        return f"exit {end.code} after {trainer.steps}"
+
+
+def test_a_request_to_terminate_that_came_to_another_process_keeps_the_run(tmp_path):
+    path = str(tmp_path / "run.ckpt")
+    first, last = run_ranks(asked, 2, path)
+    assert first.startswith("exit 143 after "), first
+    assert "rank 0 has ended the run" in last
+    assert torch.load(path, weights_only=True)["steps"] == int(first.rpartition(" ")[2])
