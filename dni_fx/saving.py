@@ -21,6 +21,7 @@ from dni_fx.description import check_description, described_call, form_in, signa
 from dni_fx.errors import DniError, ExportError, FileError, first_line
 from dni_fx.exported import Exported, export_graph
 from dni_fx.feedback import Carry
+from dni_fx.hooks import let_norms_through
 from dni_fx.literals import Literal, literals_of, put_literals
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.older import interfaces_of, state_of
@@ -53,23 +54,28 @@ class Opened:
 def inference_program(cut: Decoupled, call: Call) -> Exported:
     """The eval graph of a cut model, its boundaries visible, as an exported program.
 
+    What runs without gradients in it does so in the program: a graph from a file is asked for gradients too.
+
     Raises:
         ExportError: torch.export refuses the graph, or a hook would be lost.
     """
     refuse_own_hooks(cut)
-    with eval_mode(cut), torch.no_grad():
+    with eval_mode(cut), torch.enable_grad():
         return _export(cut, cutting_of(cut).graph(cut, call), call)
 
 
 def shown_program(cut: Decoupled, call: Call) -> ExportedProgram:
     """Like `inference_program`, for other tools: what it returns has the form that the model returns.
 
+    No gradient is wanted of it, so what runs without any is like the rest.
+
     Raises:
         ExportError: torch.export refuses the graph, or a hook would be lost.
     """
-    program = inference_program(cut, call).program
+    refuse_own_hooks(cut)
     with eval_mode(cut), torch.no_grad():
-        form = cutting_of(cut).graph(cut, call).capture.out_spec
+        graph = cutting_of(cut).graph(cut, call)
+        program, form = _export(cut, graph, call).program, graph.capture.out_spec
     signature = program.module_call_graph[0].signature
     assert signature is not None
     signature.out_spec = form
@@ -174,6 +180,7 @@ def _export(cut: Decoupled, graph: CutGraph, call: Call) -> Exported:
     in_one_piece(whole)  # a file holds the layers themselves; its plan says how to cut them in time
     stages = {node.name: node.meta["stage"] for node in whole.graph.nodes if "stage" in node.meta}
     tree = bare(cut)
+    let_norms_through(tree)
     graph.capture.install(tree)
     return export_graph(tree, whole.graph, call.leaves, stage_of=stages)
 
