@@ -209,16 +209,18 @@ def _refuse_what_onnx_lacks(lowered: ExportedProgram) -> None:
     Raises:
         ExportError: the program writes to its state or its inputs, or has side effects. Lists all of these.
     """
+    state = "and a file keeps no state: let the model write to it in train mode alone, and export in eval mode"
+    caller = "which who runs a file does not see: let the model return a new value instead"
     kinds = {
-        OutputKind.BUFFER_MUTATION: "the buffer",
-        OutputKind.PARAMETER_MUTATION: "the parameter",
-        OutputKind.USER_INPUT_MUTATION: "its input",
+        OutputKind.BUFFER_MUTATION: ("the buffer", state),
+        OutputKind.PARAMETER_MUTATION: ("the parameter", state),
+        OutputKind.USER_INPUT_MUTATION: ("its input", caller),
     }
     problems: list[str] = []
     for spec in lowered.graph_signature.output_specs:
         if spec.kind in kinds:
-            what = f"{kinds[spec.kind]} {spec.target!r}"
-            problems.append(f"it writes to {what}, and a file keeps no state (use eval() mode)")
+            what, why = kinds[spec.kind]
+            problems.append(f"it writes to {what} {spec.target!r}, {why}")
     if any(spec.kind is InputKind.TOKEN for spec in lowered.graph_signature.input_specs):
         problems.append("it has side effects, and an ONNX file has none")
     if problems:
