@@ -117,13 +117,15 @@ def save(cut: Decoupled, call: Call, path: str | os.PathLike[str]) -> str:
     return missing
 
 
-def open_cut(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Opened | Program:
+def open_cut(
+    path: str | os.PathLike[str], trusted: Collection[str] = (), device: torch.device | None = None
+) -> Opened | Program:
     """Read a file: how a model was cut, or the plain program of a file that dni_fx did not write.
 
     Raises:
         FileError: the file is missing, damaged, newer than this version, or could run code.
     """
-    read = archive.read(path, trusted=trusted)
+    read = archive.read(path, trusted=trusted, device=device)
     if read.meta:
         check_description(read.meta, str(path))
     try:
@@ -146,6 +148,8 @@ def _opened(read: archive.Archive, trusted: Collection[str]) -> Opened:
     for name, parameter in tree.named_parameters(remove_duplicate=False):
         parameter.requires_grad_(name in trainable)
     leaves = _leaves_in(read.programs["eval"].example_inputs)
+    if (first := next(tree.parameters(), None)) is not None:
+        leaves = tuple(leaf.to(first.device) for leaf in leaves)
     form = form_in(meta["call"], leaves, trusted)
     captures = {
         mode == "train": _capture(mode, each, tree, meta, trusted) for mode, each in read.programs.items()
