@@ -27,6 +27,7 @@ from dni_fx.files import replacing
 from dni_fx.json_types import parse_json
 from dni_fx.members import read_members
 from dni_fx.payload import PayloadReader, PayloadWriter, Write
+from dni_fx.relocated import relocated
 from dni_fx.sample_inputs import read_sample_inputs
 from dni_fx.vetting import clean_program, vet_program
 
@@ -80,12 +81,15 @@ def write(
         raise FileError(f"cannot write {path}: {type(error).__name__}: {error}") from error
 
 
-def read(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Archive:
+def read(
+    path: str | os.PathLike[str], *, trusted: Collection[str] = (), device: torch.device | None = None
+) -> Archive:
     """Read a `.pt2` file of dni_fx or of `torch.export.save` without running anything that it holds.
 
     Args:
         path: where from.
         trusted: libraries besides torch's own whose operators a program may call (`mylib` of `mylib::op`).
+        device: where to, whatever the file says; the example inputs are on the CPU.
 
     Raises:
         FileError: the file is missing, damaged, not a `.pt2`, of a newer version, or could run code.
@@ -94,7 +98,7 @@ def read(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Arch
     members = read_members(path)
     meta = _read_meta(path, members)
     names = [name[len("models/") : -len(".json")] for name in members if name.startswith("models/")]
-    payload = PayloadReader(path, members)
+    payload = PayloadReader(path, members, device)
     programs = {name: _read_program(path, members, payload, name, trusted) for name in names}
     if meta is None:
         return _foreign(path, programs)
@@ -182,6 +186,7 @@ def _read_program(
     path: Path, members: Mapping[str, bytearray], payload: PayloadReader, name: str, trusted: Collection[str]
 ) -> ExportedProgram:
     graph = vet_program(members[f"models/{name}.json"], f"{path}, models/{name}.json", trusted)
+    graph = relocated(graph, payload.device) if payload.device is not None else graph
     state = payload.tensors(f"{_WEIGHTS}/{name}_weights_config.json", _WEIGHTS)
     constants = payload.tensors(f"{_CONSTANTS}/{name}_constants_config.json", _CONSTANTS)
     example = read_sample_inputs(path, members.get(f"data/sample_inputs/{name}.pt"))

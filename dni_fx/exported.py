@@ -20,6 +20,7 @@ from torch.fx import traceback
 from dni_fx.errors import ExportError, first_line
 from dni_fx.literals import leave_out_literals
 from dni_fx.marker import Marker
+from dni_fx.wrapped import mend_regions
 from passes.anchors import ANCHOR
 from passes.boundary import CONTAINER
 
@@ -148,6 +149,7 @@ def traced(runner: Runner, args: tuple[Any, ...], kwargs: dict[str, Any], shapes
     """What torch.export makes of a call of the runner; `shapes` says which sizes are open."""
     with _quiet(), traceback.preserve_node_meta():
         program = torch.export.export(runner, args, kwargs, dynamic_shapes=shapes, strict=False)
+    mend_regions(program.graph_module)
     for module in program.graph_module.modules():
         if isinstance(module, fx.GraphModule):
             _refuse_python(module.graph)

@@ -13,6 +13,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
 from torch._subclasses import FakeTensor
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from dni_fx.errors import CaptureError
 from passes.anchors import paths_around
@@ -97,6 +99,25 @@ def guarded_modules(tree: nn.Module) -> Iterator[tuple[Guard, nn.Module]]:
     for module in tree.modules():
         if (guard := guard_of(module)) is not None:
             yield guard, module
+
+
+def let_norms_through(tree: nn.Module) -> None:
+    """Let a tree that is to be traced once and thrown away be traced through the older norms of weights.
+
+    Their hooks compute a weight of parameters and buffers, in operations that a graph holds. They leave it on
+    the module as well, where only the code of the model could find it, which is in no file.
+    """
+    for guard, module in guarded_modules(tree):
+        norms = [hook for hook in behind_guard(module) if isinstance(hook, SpectralNorm | WeightNorm)]
+        if norms and len(norms) == len(behind_guard(module)):
+            guard.is_idle = guard.is_idle is not False
+            for norm in norms:  # torch.export warns of tensors that are left on modules
+                back = functools.partial(_put_back, norm.name, vars(module)[norm.name])
+                module.register_forward_hook(back)
+
+
+def _put_back(name: str, value: Any, module: nn.Module, args: Any, returned: Any) -> None:
+    setattr(module, name, value)
 
 
 def refuse_busy(tree: nn.Module) -> None:

@@ -104,9 +104,15 @@ class PayloadWriter:
 
 
 class PayloadReader:
-    """Makes tensors over members of a file. Equal entries of any tables give one tensor, so ties are back."""
+    """Makes tensors over members of a file. Equal entries of any tables give one tensor, so ties are back.
 
-    def __init__(self, path: Path, members: Mapping[str, bytearray]) -> None:
+    With a `device` all are made there, whatever the file says.
+    """
+
+    def __init__(
+        self, path: Path, members: Mapping[str, bytearray], device: torch.device | None = None
+    ) -> None:
+        self.device = device
         self._path = path
         self._members = members
         self._made: dict[str, Tensor] = {}
@@ -160,7 +166,7 @@ class PayloadReader:
         return tensor.requires_grad_(meta["requires_grad"])
 
     def _device(self, member: str, described: dict[str, Any]) -> torch.device:
-        device = torch.device(
+        device = self.device or torch.device(
             *(each for each in (described["type"], described.get("index")) if each is not None)
         )
         if device.type == "meta":
@@ -168,9 +174,10 @@ class PayloadReader:
         try:
             torch.empty(0, device=device)
         except Exception as error:  # each kind of device says in another type that it is not there
+            what = "it was asked for" if self.device else f"{member} was"
             raise FileError(
-                f"cannot read {self._path}: {member} was on {device}, and here that is not to be had "
-                f"({first_line(error):.100}). Save the model from the CPU: cut.cpu()."
+                f"cannot read {self._path}: {what} on {device}, and here that is not to be had "
+                f"({first_line(error):.100}). Read it to the CPU (map_location='cpu'), or save it from there."
             ) from None
         return device
 

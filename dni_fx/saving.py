@@ -21,6 +21,7 @@ from dni_fx.description import check_description, described_call, form_in, signa
 from dni_fx.errors import DniError, ExportError, FileError, first_line
 from dni_fx.exported import Exported, export_graph
 from dni_fx.feedback import Carry
+from dni_fx.hooks import let_norms_through
 from dni_fx.literals import Literal, literals_of, put_literals
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.older import interfaces_of, state_of
@@ -53,23 +54,28 @@ class Opened:
 def inference_program(cut: Decoupled, call: Call) -> Exported:
     """The eval graph of a cut model, its boundaries visible, as an exported program.
 
+    What runs without gradients in it does so in the program: a graph from a file is asked for gradients too.
+
     Raises:
         ExportError: torch.export refuses the graph, or a hook would be lost.
     """
     refuse_own_hooks(cut)
-    with eval_mode(cut), torch.no_grad():
+    with eval_mode(cut), torch.enable_grad():
         return _export(cut, cutting_of(cut).graph(cut, call), call)
 
 
 def shown_program(cut: Decoupled, call: Call) -> ExportedProgram:
     """Like `inference_program`, for other tools: what it returns has the form that the model returns.
 
+    No gradient is wanted of it, so what runs without any is like the rest.
+
     Raises:
         ExportError: torch.export refuses the graph, or a hook would be lost.
     """
-    program = inference_program(cut, call).program
+    refuse_own_hooks(cut)
     with eval_mode(cut), torch.no_grad():
-        form = cutting_of(cut).graph(cut, call).capture.out_spec
+        graph = cutting_of(cut).graph(cut, call)
+        program, form = _export(cut, graph, call).program, graph.capture.out_spec
     signature = program.module_call_graph[0].signature
     assert signature is not None
     signature.out_spec = form
@@ -111,13 +117,15 @@ def save(cut: Decoupled, call: Call, path: str | os.PathLike[str]) -> str:
     return missing
 
 
-def open_cut(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Opened | Program:
+def open_cut(
+    path: str | os.PathLike[str], trusted: Collection[str] = (), device: torch.device | None = None
+) -> Opened | Program:
     """Read a file: how a model was cut, or the plain program of a file that dni_fx did not write.
 
     Raises:
         FileError: the file is missing, damaged, newer than this version, or could run code.
     """
-    read = archive.read(path, trusted=trusted)
+    read = archive.read(path, trusted=trusted, device=device)
     if read.meta:
         check_description(read.meta, str(path))
     try:
@@ -140,6 +148,8 @@ def _opened(read: archive.Archive, trusted: Collection[str]) -> Opened:
     for name, parameter in tree.named_parameters(remove_duplicate=False):
         parameter.requires_grad_(name in trainable)
     leaves = _leaves_in(read.programs["eval"].example_inputs)
+    if (first := next(tree.parameters(), None)) is not None:
+        leaves = tuple(leaf.to(first.device) for leaf in leaves)
     form = form_in(meta["call"], leaves, trusted)
     captures = {
         mode == "train": _capture(mode, each, tree, meta, trusted) for mode, each in read.programs.items()
@@ -174,6 +184,7 @@ def _export(cut: Decoupled, graph: CutGraph, call: Call) -> Exported:
     in_one_piece(whole)  # a file holds the layers themselves; its plan says how to cut them in time
     stages = {node.name: node.meta["stage"] for node in whole.graph.nodes if "stage" in node.meta}
     tree = bare(cut)
+    let_norms_through(tree)
     graph.capture.install(tree)
     return export_graph(tree, whole.graph, call.leaves, stage_of=stages)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from dni_fx.assembly import Inputs, capturing, cut_graph, cutting_for, example_call, prepare, trainable
 from dni_fx.cutting import Cutting
@@ -137,18 +137,29 @@ def from_pretrained(
     program = trainable(dataclasses.replace(program, carry=Carry(**dataclasses.asdict(shared.carry))))
     cutting = _cutting(place, shared, program)
     cut = attach(detach(program.tree), cutting)
-    state = read_tensors(place, dataclasses.asdict(shared))
+    _settle(cut, read_tensors(place, dataclasses.asdict(shared)), place)
+    return cut
+
+
+def _settle(cut: Decoupled, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Cut the model, if there is an example, and let its interfaces go on with their state.
+
+    Raises:
+        FileError: it is the state of others.
+        PlanError: the plan is one of another model.
+    """
+    cutting = cutting_of(cut)
     try:
         measure_learners(cutting, state)
-        if program.example is not None:
-            prepare(cut, program.example)
+        if cutting.program.example is not None:
+            prepare(cut, cutting.program.example)
         put_state(cutting, state)
     except PlanError as error:
-        raise PlanError(f"the interfaces in {folder} do not fit {type(model).__name__}: {error}") from error
+        name = type(detach(cut)).__name__
+        raise PlanError(f"the interfaces in {folder} do not fit {name}: {error}") from error
     except (FileError, RuntimeError, KeyError) as error:
         said = " ".join(str(error).split())
         raise FileError(f"cannot read {folder}: {said:.500}") from error
-    return cut
 
 
 def base_of(model: nn.Module) -> Base:

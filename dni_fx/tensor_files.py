@@ -1,7 +1,7 @@
-"""Tensors in a folder, as safetensors: a table of JSON and plain numbers, no pickle.
+"""Tensors as safetensors: a table of JSON and plain numbers, no pickle; in a folder, or in a file alone.
 
-The file is called after what is in it, and a text of JSON beside it names it. Replacing that one text is
-what replaces both, so a reader never meets the numbers of one state with the description of another.
+In a folder the file is called after what is in it, and a text of JSON beside it names it. Replacing that one
+text is what replaces both, so a reader never meets the numbers of one state with the description of another.
 """
 
 from __future__ import annotations
@@ -107,16 +107,32 @@ def read_tensors(folder: Path, described: Mapping[str, Any]) -> dict[str, Tensor
             raise FileError(f"cannot read {path}: it is damaged, or belongs to another {DESCRIPTION}.")
         file.seek(0)
         _check_header(path, file)
+    return _tensors_in(path)
+
+
+def read_tensor_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file of whoever wrote it, on the CPU.
+
+    Raises:
+        FileError: there is none, or it is not what it claims to be.
+    """
     try:
-        with _library(path, "safetensors").safe_open(path, framework="pt", device="cpu") as found:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # to open a pipe is to wait for who writes to it
+            raise FileError(f"cannot read {path}: it is a device or a pipe. Name a file.")
+        with path.open("rb") as file:
+            _check_header(path, file)
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}.") from None
+    return _tensors_in(path)
+
+
+def _tensors_in(path: Path) -> dict[str, Tensor]:
+    library = _library(path, "safetensors")
+    try:
+        with library.safe_open(path, framework="pt", device="cpu") as found:
             return {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118 - it is no mapping
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        _library(path, "safetensors").SafetensorError,
-    ) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, library.SafetensorError) as error:
         raise FileError(f"cannot read {path}: {first_line(error)}.") from error
 
 
@@ -177,5 +193,5 @@ def _library(place: Path, name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError:
         raise FileError(
-            f"cannot use {place}: safetensors is not installed; pip install safetensors."
+            f'cannot use {place}: safetensors is not installed; pip install "dni-fx[safetensors]".'
         ) from None

@@ -52,8 +52,14 @@ def writable_tree(tree: pytree.TreeSpec) -> str:
     """The text of a tree that `tree_of` reads back, if what is in it is trusted.
 
     Raises:
-        FileError: it could not be read without importing what it names.
+        FileError: it could not be read without importing what it names, or has no name in a file.
     """
+    if (cls := next(_nameless(tree), None)) is not None:
+        raise FileError(
+            f"cannot save a model whose arguments or results hold a {cls.__name__}: torch has been told how "
+            "it is nested, and not what a file may call it. Register it with `serialized_type_name="
+            f"{f'{cls.__module__}.{cls.__qualname__}'!r}`, also where the file is loaded."
+        )
     try:
         text = pytree.treespec_dumps(tree)
     except (NotImplementedError, TypeError) as error:
@@ -65,6 +71,15 @@ def writable_tree(tree: pytree.TreeSpec) -> str:
             "dictionaries with texts as keys."
         )
     return text
+
+
+def _nameless(tree: pytree.TreeSpec) -> Iterator[type]:
+    """The containers in a tree that torch can take apart, and has no name for."""
+    known = pytree.SUPPORTED_SERIALIZED_TYPES.get(tree.type)
+    if known is not None and known.serialized_type_name == pytree.NO_SERIALIZED_TYPE_NAME_FOUND:
+        yield tree.type
+    for child in tree.children():
+        yield from _nameless(child)
 
 
 def wrong_names(names: Iterable[object]) -> str:

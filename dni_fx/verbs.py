@@ -204,29 +204,40 @@ def save(cut: Decoupled, path: str | os.PathLike[str]) -> None:
         warn(f"{path} can be run but not trained: {missing}")
 
 
-def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Decoupled:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    trusted: Collection[str] = (),
+    map_location: str | torch.device | None = None,
+) -> Decoupled:
     """Read back what `save` wrote. Nothing in the file is run, and every part of it is checked first.
 
     `trusted` names libraries besides torch's own whose operators the graphs may call: `mylib` of `mylib::op`.
+    `map_location` is the device that the model is put on, if not the one that it was saved from.
 
     Raises:
         FileError: the file is missing, damaged, from a newer version, or holds no cut model.
     """
-    found = open_cut(path, trusted)
+    found = open_cut(path, trusted, None if map_location is None else torch.device(map_location))
     if isinstance(found, Program):
         raise FileError(f"{path} holds a plain program and no cuts: dni_fx.load_program() reads it.")
     return reopened(found, path)
 
 
-def load_program(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> Program:
+def load_program(
+    path: str | os.PathLike[str],
+    *,
+    trusted: Collection[str] = (),
+    map_location: str | torch.device | None = None,
+) -> Program:
     """Read a model from a file of `torch.export.save`, or the model that a file of ours was cut from.
 
-    `trusted` is as for `load`.
+    `trusted` and `map_location` are as for `load`.
 
     Raises:
         FileError: the file is missing, damaged or could run code.
     """
-    found = open_cut(path, trusted)
+    found = open_cut(path, trusted, None if map_location is None else torch.device(map_location))
     return found if isinstance(found, Program) else found.program
 
 

@@ -59,7 +59,7 @@ def clean_program(program: Any) -> bytes:
     when it is read. Changes `program`.
     """
     program["guards_code"] = []
-    for place in _places(program):
+    for place in places(program):
         if "target" in place and "metadata" in place:
             kept = {key: place["metadata"][key] for key in _KEPT_METADATA if key in place["metadata"]}
             if not _PATH.fullmatch(kept.get(_STACK, "")):  # it names submodules when a program is unflattened
@@ -68,7 +68,7 @@ def clean_program(program: Any) -> bytes:
     return json.dumps(program).encode()
 
 
-def _places(program: Any) -> Iterator[dict[str, Any]]:
+def places(program: Any) -> Iterator[dict[str, Any]]:
     """Every JSON object in the program, however deep, but for tables: their keys are names of values."""
     todo = [program]
     while todo:
@@ -87,7 +87,7 @@ def _problems(program: Any, trusted: Collection[str]) -> Iterator[str]:
     for symbol in program["range_constraints"]:
         if not is_symbol(symbol):
             yield f"the range of {symbol!r:.200}: it is not the name of a size"
-    for place in _places(program):
+    for place in places(program):
         for key, value in place.items():
             if why := _wrong_entry(key, value, libraries, trusted):
                 yield f"{key} {value!r:.200}: {why}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from passes.errors import SpecError
@@ -42,6 +42,22 @@ def read(text: str) -> Read:
     Raises:
         SpecError: the text is not the JSON of a plan, or of a newer version; lists all that is wrong.
     """
+    entries, problems = _entries(text)
+    problems += _wrong_keys(entries)
+    stage_of, copies, time = (_map(entries, name, problems) for name in ("stage_of", "copies", "time"))
+    joint = entries.get("joint", [])
+    problems += _wrong_values(stage_of, copies, joint, time)
+    SpecError.unless_none("this is not the JSON of a plan", problems)
+    listed = {name: tuple(stages) for name, stages in copies.items()}
+    return stage_of, listed, str(entries.get("policy", "hand")), tuple(map(tuple, joint)), time
+
+
+def _entries(text: str) -> tuple[dict[str, Any], list[str]]:
+    """What the text says, and which names are there twice in it.
+
+    Raises:
+        SpecError: it is not JSON, or no object.
+    """
     problems: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -61,28 +77,26 @@ def read(text: str) -> Read:
         raise SpecError(
             f"this is not the JSON of a plan, which is an object in braces, but a {_kind(entries)}"
         )
-    problems += _wrong_keys(entries)
-    stage_of, copies = _map(entries, "stage_of", problems), _map(entries, "copies", problems)
-    problems += [
-        f"the stage of {name} is {_asked(stage)}" for name, stage in stage_of.items() if not _is_stage(stage)
-    ]
-    problems += [
-        f"the copies of {name} are {json.dumps(stages)}; write a list of stages, such as [1, 2]"
-        for name, stages in copies.items()
-        if not isinstance(stages, list) or not all(map(_is_stage, stages))
-    ]
-    joint = entries.get("joint", [])
+    return entries, problems
+
+
+def _wrong_values(
+    stage_of: Mapping[str, Any], copies: Mapping[str, Any], joint: Any, time: Mapping[str, Any]
+) -> Iterator[str]:
+    for name, stage in stage_of.items():
+        if not _is_stage(stage):
+            yield f"the stage of {name} is {_asked(stage)}"
+    for name, stages in copies.items():
+        if not isinstance(stages, list) or not all(map(_is_stage, stages)):
+            yield f"the copies of {name} are {json.dumps(stages)}; write a list of stages, such as [1, 2]"
     if not isinstance(joint, list) or not all(map(_is_group, joint)):
-        problems.append(f"its joint is {json.dumps(joint)}; write a list of lists of names of values")
-    time = _map(entries, "time", problems)
-    problems += [
-        f"the time of {name} is {json.dumps(every)}; write after how many steps its state is cut, such as 8"
-        for name, every in time.items()
-        if not _is_stage(every) or not every
-    ]
-    SpecError.unless_none("this is not the JSON of a plan", problems)
-    listed = {name: tuple(stages) for name, stages in copies.items()}
-    return stage_of, listed, str(entries.get("policy", "hand")), tuple(map(tuple, joint)), time
+        yield f"its joint is {json.dumps(joint)}; write a list of lists of names of values"
+    for name, every in time.items():
+        if not _is_stage(every) or not every:
+            yield (
+                f"the time of {name} is {json.dumps(every)}; write after how many steps its state is cut, "
+                "such as 8"
+            )
 
 
 def _wrong_keys(entries: dict[str, Any]) -> list[str]:

@@ -11,10 +11,15 @@ from torch import nn
 import dni_fx
 from dni_fx.decoupled import cutting_of
 from tests.archives import rewrite
+from tests.equality import assert_same, gradients
 from tests.zoo import made
+from tests.zoo.plain import Chain
 
-# Running statistics, random draws, shared weights, a value that skips a stage: a model for each.
-MODELS = ["chain", "batch-norm", "dropout", "tied-layer", "skips-two-stages"]
+# Running statistics, random draws, shared weights, a value that skips a stage, regions without gradients or
+# under autocast, weights that hooks compute: a model for each.
+REGIONS = ["regions-without-gradient", "regions-in-children"]
+NORMS = ["old-weight-norm", "old-spectral-norm"]
+MODELS = ["chain", "batch-norm", "dropout", "tied-layer", "skips-two-stages", *REGIONS, *NORMS]
 
 
 def losses(model, optimizer, x, steps):
@@ -44,6 +49,50 @@ def test_the_next_losses_are_the_same_to_the_bit(name, tmp_path):
     optimizer.load_state_dict(state)
     torch.set_rng_state(random)
     assert losses(again, optimizer, x, steps=4) == expected
+
+
+@pytest.mark.parametrize("name", [*REGIONS, *NORMS])
+def test_gradients_in_eval_mode_are_those_of_the_original(name, tmp_path):
+    model, (x,) = made(name)
+    cut = dni_fx.decouple(model, (x,), plan="balanced:stages=2", synthesizer="linear")
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+    again = dni_fx.load(tmp_path / "cut.pt2")
+    ours, theirs = gradients(again.eval(), (x,)), gradients(model.eval(), (x,))
+    assert_same({name: ours[name] for name in theirs}, theirs)
+
+
+class MovesItsMean(Chain):
+    """A running mean is moved where no gradient is wanted, and nothing else is done there."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x):
+        x = torch.tanh(self.layers[1](torch.tanh(self.layers[0](x))))
+        with torch.no_grad():
+            self.mean.lerp_(x.mean(0), 0.1)
+        return self.layers[3](torch.tanh(self.layers[2](x - self.mean)))
+
+
+def test_a_region_that_returns_nothing_still_does_what_it_did(tmp_path):
+    model, x = MovesItsMean().double(), torch.randn(3, 6, dtype=torch.float64)
+    cut = dni_fx.decouple(model, (x,), plan="balanced:stages=2")
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+    again = dni_fx.load(tmp_path / "cut.pt2")
+    assert torch.equal(again(x), cut(x))
+    assert torch.equal(again.get_buffer("mean"), model.mean)
+    assert model.mean.any()
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_saving_leaves_weights_that_hooks_compute_alone(name, tmp_path):
+    model, (x,) = made(name)
+    cut = dni_fx.decouple(model, (x,), plan="balanced:stages=2")
+    before, state = model.layers[1].weight, copy.deepcopy(model.state_dict())
+    dni_fx.save(cut, tmp_path / "cut.pt2")
+    assert model.layers[1].weight is before
+    assert_same(dict(model.state_dict()), dict(state))
 
 
 def test_tied_weights_stay_one_parameter(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from dni_fx.errors import FileError
+from dni_fx.tensor_files import read_tensor_file
 from dni_fx.training.checkpoint import MARK
 from passes import Plan
 
@@ -46,14 +46,10 @@ def read_state(path: Path) -> Mapping[str, Any]:
             f"{path} is a whole model, and not a state dict: name it as the model. If it is cut, "
             f"`dni-fx recouple {path} -o weights.safetensors` writes its weights."
         )
+    if path.suffix == ".safetensors":
+        return read_tensor_file(path)
     try:
-        if path.suffix == ".safetensors":
-            return importlib.import_module("safetensors.torch").load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except ModuleNotFoundError:
-        raise FileError(
-            f'cannot read {path}: safetensors is not installed; pip install "dni-fx[safetensors]".'
-        ) from None
     except pickle.UnpicklingError:
         raise FileError(
             f"refused to load {path}: it holds more than tensors and plain containers, and reading that can "

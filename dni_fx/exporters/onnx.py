@@ -15,6 +15,7 @@ from dni_fx.errors import FileError
 from dni_fx.exporters import agreement
 from dni_fx.exporters.base import Exporter, Written
 from dni_fx.exporters.translation import (
+    PRODUCER,
     count_nodes,
     define_interface,
     is_dynamic,
@@ -68,7 +69,7 @@ class Onnx(Exporter):
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
                 files = save(model, Path(folder) / path.name)
                 difference = agreement.check(files[0], program) if self.check else None
-                _install(files, path.parent)
+                _install(files, path.parent, _left_behind(files, path))
         except OSError as error:
             raise FileError(f"cannot write {path}: {error}. What was there is as it was.") from error
         return Written(
@@ -95,10 +96,33 @@ def save(model: onnx_ir.Model, path: Path) -> tuple[Path, ...]:
     return (path, path.parent / data) if data else (path,)
 
 
-def _install(files: tuple[Path, ...], folder: Path) -> None:
-    """Move the files to a folder, the first of them last; a failure puts back what was there."""
+def _left_behind(files: tuple[Path, ...], path: Path) -> tuple[Path, ...]:
+    """The file of weights of the model of ours that is at `path` now, if the new one has none of that name.
+
+    A file that only happens to have such a name is not ours to remove.
+    """
+    import onnx_ir
+
+    data = path.with_name(f"{path.name}.data")
+    if data.name in (file.name for file in files) or data.is_symlink() or not data.is_file():
+        return ()
+    try:
+        there = onnx_ir.load(path)
+    except Exception:  # who knows what is there, if it is no model
+        return ()
+    held = (value.const_value for value in there.graph.initializers.values())
+    places = {each.location for each in held if isinstance(each, onnx_ir.ExternalTensor)}
+    return (data,) if there.producer_name == PRODUCER and places == {data.name} else ()
+
+
+def _install(files: tuple[Path, ...], folder: Path, old: tuple[Path, ...] = ()) -> None:
+    """Move files to a folder, the first of them last, and `old` out; a failure puts back what was there."""
     model, *others = files
     with contextlib.ExitStack() as undo:
+        for file in old:
+            kept = model.with_name(f"{file.name}.old")
+            file.replace(kept)
+            undo.callback(kept.replace, file)
         for file in others:
             target = folder / file.name
             if target.exists():

@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from dni_fx.errors import ExportError
-from dni_fx.exporters import labels, naming
+from dni_fx.exporters import labels, naming, opsets
 from dni_fx.exporters.weights import optimize_apart, weight_names
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 DOMAIN = "dni_fx"
 """The domain of the nodes that show boundaries."""
+
+PRODUCER = "dni_fx"
+"""What our models say made them."""
 
 CONSTANTS = "dni_fx.constants"
 """The key under which a model carries, as JSON, the outputs that are the same whatever it is given.
@@ -68,39 +71,42 @@ def translate(program: ExportedProgram, *, keep_interfaces: bool, opset: int) ->
     Raises:
         ExportError: ONNX cannot say what the program says, or not in this opset.
     """
+    opsets.refuse_unknown(opset)
     try:
-        plain = _with_copies(program).run_decompositions(
-            dict.fromkeys(_interfaces(program), _as_node if keep_interfaces else _as_nothing)
-        )
-        _refuse_what_onnx_lacks(plain)
-        _drop_constants(plain)
-        # Optimizing joins nodes, after which it can no longer be told where each came from.
-        exported = torch.onnx.export(
-            plain, dynamo=True, verbose=False, opset_version=opset or None, optimize=False
-        )
-        assert exported is not None  # it is None for the exporter before this one only
-        lowered = exported.exported_program
-        assert lowered is not None
-        labels.put(exported.model, lowered)
-        optimize_apart(exported.model, weight_names(lowered), exported.optimize)
+        exported = _exported(program, keep_interfaces, opset)
     except ExportError:
         raise
     except Exception as error:  # whatever a translation of one of hundreds of operators may raise
         raise ExportError(f"cannot translate the program to ONNX: {_root(error)}") from error
-    model = exported.model
-    if opset and model.opset_imports[""] != opset:
-        raise ExportError(
-            f"cannot write opset {opset}: the conversion stopped at opset "
-            f"{model.opset_imports['']}. Leave opset out to get the one that this torch writes best."
-        )
+    model, lowered = exported.model, exported.exported_program
+    assert lowered is not None
+    opsets.refuse_other(opset, model.opset_imports[""])
     origins = naming.origins(model, lowered)
     labels.tidy(model)
     naming.rename(model, program)
     if constants := naming.constants(program):
         model.metadata_props[CONSTANTS] = json.dumps(constants)
-    model.producer_name = "dni_fx"
+    model.producer_name = PRODUCER
     model.producer_version = f"torch {torch.__version__}"
     return Translation(model, lowered, origins)
+
+
+def _exported(program: ExportedProgram, keep_interfaces: bool, opset: int) -> torch.onnx.ONNXProgram:
+    """What torch makes of the program, optimized, each node with the labels of where it came from."""
+    plain = _with_copies(program).run_decompositions(
+        dict.fromkeys(_interfaces(program), _as_node if keep_interfaces else _as_nothing)
+    )
+    _refuse_what_onnx_lacks(plain)
+    _drop_constants(plain)
+    # Optimizing joins nodes, after which it can no longer be told where each came from.
+    exported = torch.onnx.export(
+        plain, dynamo=True, verbose=False, opset_version=opset or None, optimize=False
+    )
+    assert exported is not None  # it is None for the exporter before this one only
+    assert exported.exported_program is not None
+    labels.put(exported.model, exported.exported_program)
+    optimize_apart(exported.model, weight_names(exported.exported_program), exported.optimize)
+    return exported
 
 
 def interface_nodes(graph: onnx_ir.Graph) -> list[onnx_ir.Node]:
@@ -209,16 +215,20 @@ def _refuse_what_onnx_lacks(lowered: ExportedProgram) -> None:
     Raises:
         ExportError: the program writes to its state or its inputs, or has side effects. Lists all of these.
     """
+    state = (
+        "and a file keeps no state: let the model write to it in train mode alone, and export in eval mode"
+    )
+    caller = "which who runs a file does not see: let the model return a new value instead"
     kinds = {
-        OutputKind.BUFFER_MUTATION: "the buffer",
-        OutputKind.PARAMETER_MUTATION: "the parameter",
-        OutputKind.USER_INPUT_MUTATION: "its input",
+        OutputKind.BUFFER_MUTATION: ("the buffer", state),
+        OutputKind.PARAMETER_MUTATION: ("the parameter", state),
+        OutputKind.USER_INPUT_MUTATION: ("its input", caller),
     }
     problems: list[str] = []
     for spec in lowered.graph_signature.output_specs:
         if spec.kind in kinds:
-            what = f"{kinds[spec.kind]} {spec.target!r}"
-            problems.append(f"it writes to {what}, and a file keeps no state (use eval() mode)")
+            what, why = kinds[spec.kind]
+            problems.append(f"it writes to {what} {spec.target!r}, {why}")
     if any(spec.kind is InputKind.TOKEN for spec in lowered.graph_signature.input_specs):
         problems.append("it has side effects, and an ONNX file has none")
     if problems:

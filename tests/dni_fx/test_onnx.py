@@ -1,5 +1,6 @@
 import itertools
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -194,9 +195,16 @@ def test_the_file_has_the_opset_asked_for(opset: int, tmp_path: Path) -> None:
     assert onnx.load(written.path).producer_name == "dni_fx"
 
 
-def test_an_opset_out_of_reach_is_refused_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="cannot write opset 99: the conversion stopped at opset"):
-        Onnx(opset=99).write(program(mlp(), *batch("mlp", 2)), tmp_path / "m.onnx")
+@pytest.mark.parametrize("opset", [-1, 2, 99])
+def test_an_opset_out_of_reach_is_refused_with_the_range_that_is_not(opset: int, tmp_path: Path) -> None:
+    given = program(mlp(), *batch("mlp", 2))
+    with pytest.raises(ExportError, match=f"opset {opset}: .*can be written in ") as caught:
+        Onnx(opset=opset).write(given, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+    ends = re.search(r"can be written in (\d+) to (\d+)", str(caught.value))
+    assert ends
+    for end in map(int, ends.groups()):
+        assert Onnx(opset=end, check=False).write(given, tmp_path / "m.onnx").opset == end
 
 
 def test_a_program_that_writes_to_its_state_is_refused_and_every_buffer_listed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import collections
 import enum
 import json
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -60,6 +61,46 @@ def test_what_would_be_imported_is_not_written_either():
     for tree in ({Color.RED: 1}, collections.defaultdict(Color, a=1)):
         with pytest.raises(FileError, match=r"cannot save a model .* names Python objects to import"):
             writable_tree(pytree.tree_structure(tree))
+
+
+class Returns(nn.Module):
+    """Returns its result in a container of the class."""
+
+    def __init__(self, cls):
+        super().__init__()
+        self.a, self.b, self.cls = nn.Linear(3, 3), nn.Linear(3, 3), cls
+
+    def forward(self, x):
+        return self.cls(self.b(torch.tanh(self.a(x))))
+
+
+def saved_and_loaded(cls, path):
+    x = torch.randn(2, 3)
+    cut = dni_fx.decouple(Returns(cls), (x,), plan="balanced:stages=2")
+    dni_fx.save(cut, path)
+    return cut(x), dni_fx.load(path)(x)
+
+
+def test_a_container_without_a_name_is_refused_with_what_gives_it_one(tmp_path):
+    @dataclass
+    class Found:
+        value: torch.Tensor
+        other: torch.Tensor | None = None
+
+    pytree.register_dataclass(Found)
+    with pytest.raises(FileError, match="hold a Found") as caught:
+        saved_and_loaded(Found, tmp_path / "cut.pt2")
+    assert not (tmp_path / "cut.pt2").exists()
+    advice = re.search("`serialized_type_name='(.*)'`", str(caught.value))
+
+    @dataclass
+    class Named(Found):
+        pass
+
+    pytree.register_dataclass(Named, serialized_type_name=advice[1])
+    here, there = saved_and_loaded(Named, tmp_path / "cut.pt2")
+    assert isinstance(there, Named)
+    assert torch.equal(here.value, there.value)
 
 
 def test_a_container_with_code_of_its_own_needs_trust():

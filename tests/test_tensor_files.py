@@ -1,0 +1,54 @@
+"""A `.safetensors` file is read if its table is no larger than the file, whoever names it."""
+
+import json
+import os
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dni_fx import tensor_files
+from dni_fx.cli.named_files import read_state
+from dni_fx.errors import FileError
+from dni_fx.tensor_files import read_tensor_file, read_tensors, write_folder
+
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([True, False])}
+
+
+def test_what_safetensors_wrote_is_read_back(tmp_path):
+    save_file(TENSORS, tmp_path / "w.safetensors")
+    found = read_tensor_file(tmp_path / "w.safetensors")
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(found[name], each) for name, each in TENSORS.items())
+
+
+def huge(text: bytes) -> bytes:
+    return struct.pack("<Q", 2**40) + text
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", huge(b"{}"), struct.pack("<Q", 2) + b"[]"])
+@pytest.mark.parametrize("read", [read_tensor_file, read_state])
+def test_what_is_no_such_file_is_refused(content, read, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(FileError, match=r"cannot read .*w.safetensors: "):
+        read(tmp_path / "w.safetensors")
+
+
+def test_a_table_beyond_the_limit_is_not_read_by_any_way_in(tmp_path, monkeypatch):
+    write_folder(tmp_path / "shared", {}, TENSORS)
+    save_file(TENSORS, tmp_path / "w.safetensors")
+    monkeypatch.setattr(tensor_files, "_MOST_HEADER", 8)
+    described = json.loads((tmp_path / "shared" / "dni_fx.json").read_text("utf-8"))
+    for read in (
+        lambda: read_tensors(tmp_path / "shared", described),
+        lambda: read_state(tmp_path / "w.safetensors"),
+    ):
+        with pytest.raises(FileError, match="its table claims"):
+            read()
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "w.safetensors")
+    with pytest.raises(FileError, match="a device or a pipe"):
+        read_state(tmp_path / "w.safetensors")
