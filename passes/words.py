@@ -1,4 +1,4 @@
-"""Words that go with numbers in messages."""
+"""Words that go with numbers and nouns in messages."""
 
 from __future__ import annotations
 
@@ -11,3 +11,12 @@ def counted(count: int, noun: str) -> str:
     """
     many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else many}"
+
+
+def one(noun: str) -> str:
+    """A noun with the article for one of its kind.
+
+    >>> one("policy"), one("interface")
+    ('a policy', 'an interface')
+    """
+    return f"{'an' if noun[:1] in set('aeiou') else 'a'} {noun}"

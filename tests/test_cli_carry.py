@@ -136,8 +136,8 @@ def test_too_few_samples_for_the_streams_are_told(tmp_path):
 
 def test_a_model_that_is_cut_already_takes_no_edges(tmp_path):
     run("decouple dni_fx.demo:mlp -o cut.pt2")
-    assert "--carry would do nothing" in refusal("verify cut.pt2 --carry state=1")
-    assert "--carry would do nothing" in refusal("plan cut.pt2 --carry state=1")
+    assert "--carry would do nothing" in refusal("verify cut.pt2 --carry state=1", 2)
+    assert "--carry would do nothing" in refusal("plan cut.pt2 --carry state=1", 2)
 
 
 def test_the_boundary_on_the_edge_back_is_shown_wherever_boundaries_are(tmp_path):

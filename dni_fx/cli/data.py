@@ -21,16 +21,27 @@ from dni_fx.errors import FileError
 
 Batches = Iterable[Any]
 _Shape = tuple[int, int, int]
+BATCH_SIZE = 32
+"""Samples in a batch, if nobody has said how many."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Batches, each a pair of inputs and targets: to train on, and to watch and test on if there are any."""
+    """Batches, each a pair of inputs and targets: to train on, and to watch and test on if there are any.
+
+    Those that `is_batched` came as batches; of others, samples were put together.
+    """
 
     train: Batches
     validation: Batches | None = None
     test: Batches | None = None
     classes: tuple[str, ...] = ()
+    is_batched: bool = False
+
+    @property
+    def has_images(self) -> bool:
+        """Whether they are read from a folder of images, whose names are the classes."""
+        return bool(self.classes)
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,8 @@ class Reader:
                 return self._arrays(text, dict(zip(names, found, strict=False)))
             case Iterable():
                 # An iterator could be read only once, and its first batch may be an example before that.
-                return Data(list(found) if isinstance(found, Iterator) else cast("Batches", found))
+                batches = list(found) if isinstance(found, Iterator) else cast("Batches", found)
+                return Data(batches, is_batched=True)
             case _:
                 raise FileError(
                     f"--data {text} returned a {type(found).__name__}. It has to return a dictionary of "

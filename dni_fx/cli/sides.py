@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from dni_fx import verbs
 from dni_fx.cli.commands.options import CaptureRequest, ModelRequest
-from dni_fx.cli.models import Opened, captured, open_model
+from dni_fx.cli.models import Opened, captured, is_pickled, open_model
 from dni_fx.cli.named_files import read_plan, read_state
 from dni_fx.crossing import crossings_of
 from dni_fx.decoupled import Decoupled
@@ -49,9 +49,10 @@ def side_of(text: str, allow_pickle: bool) -> Side:
         plan = read_plan(text)
         assert isinstance(plan, Plan)
         return Side(plan=plan)
-    if suffix in _STATE and not allow_pickle:
+    is_module = allow_pickle and is_pickled(Path(text))
+    if suffix in _STATE and not is_module:
         return Side(state=_tensors(read_state(Path(text)), text))
-    return _of_model(open_model(ModelRequest(model=text, allow_pickle=allow_pickle)))
+    return _of_model(open_model(ModelRequest(model=text, allow_pickle=is_module)))
 
 
 def _of_model(opened: Opened) -> Side:

@@ -18,7 +18,7 @@ from dni_fx.board import check_board
 from dni_fx.cli import losses
 from dni_fx.cli.commands.train import Train
 from dni_fx.cli.commands.training import KeepRequest, LossName, OptimizerName, Precision
-from dni_fx.cli.data import Data, Reader, first_inputs
+from dni_fx.cli.data import BATCH_SIZE, Data, Reader, first_inputs
 from dni_fx.cli.decouple import refuse_untrainable
 from dni_fx.cli.fixed_batch import fixed_batch
 from dni_fx.cli.images import size_of
@@ -29,6 +29,7 @@ from dni_fx.cli.rehearsal import check_saved, say_unwritten
 from dni_fx.cli.rehearse import judge_all, take_one_step
 from dni_fx.cli.returned_state import hinting_at_state
 from dni_fx.cli.shapes import dtype_of, image_shape
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import ContextError, DniError, FileError, SizesError
 from dni_fx.files import check_place
@@ -100,13 +101,20 @@ def _data(request: Train, opened: Opened) -> Data:
     asked = request.data
     size = size_of(asked.image_size) if asked.image_size else None
     reader = Reader(
-        asked.batch_size,
+        asked.batch_size or BATCH_SIZE,
         asked.seed,
         dtype_of(opened.model),
         lambda: image_shape(opened, size),
         bool(request.cut.capture.carry) or _carries(opened),
     )
-    return reader.read(asked.data)
+    data = reader.read(asked.data)
+    if not data.has_images:
+        refuse_idle({"--image-size": asked.image_size}, f"{asked.data} is no folder of images")
+        if isinstance(opened.model, Decoupled):
+            refuse_idle({"--example": request.source.example}, "this model is cut already")
+    if data.is_batched:
+        refuse_idle({"--batch-size": asked.batch_size}, f"{asked.data} returns batches, not samples")
+    return data
 
 
 def _carries(opened: Opened) -> bool:
@@ -151,7 +159,7 @@ def _told_by_options(request: Train, cut: Decoupled) -> Generator[None]:
     except SizesError as error:
         if (batch := fixed_batch(verbs.cut_graph(cut))) is None:
             raise
-        is_asked = batch == request.data.batch_size
+        is_asked = batch == (request.data.batch_size or BATCH_SIZE)
         whole = f"the samples of each part must be a multiple of {batch}"
         remedy = whole if is_asked else f"use --batch-size {batch}"
         raise SizesError(f"{error} The batch size is fixed: {remedy}.") from None

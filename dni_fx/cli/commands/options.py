@@ -127,8 +127,8 @@ class CutRequest:
     ] = None
     capture: CaptureRequest = CaptureRequest()
 
-    def given(self) -> list[str]:
-        """The options that the user gave."""
+    def given(self) -> dict[str, object]:
+        """The options that the user gave, by name."""
         names = {
             "--plan": self.plan,
             "--synthesizer": self.synthesizer,
@@ -136,4 +136,4 @@ class CutRequest:
             "--frontend": self.capture.frontend,
             "--carry": self.capture.carry,
         }
-        return [name for name, value in names.items() if value]
+        return {name: value for name, value in names.items() if value}

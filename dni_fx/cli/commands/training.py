@@ -51,7 +51,10 @@ class DataRequest:
             show_default=False,
         ),
     ]
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch, where DATA is samples.")] = 32
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples in a batch, where DATA is samples; 32 if not said."),
+    ] = None
     image_size: Annotated[
         str,
         typer.Option(
