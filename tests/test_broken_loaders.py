@@ -48,7 +48,7 @@ def test_the_steps_before_it_are_kept_and_the_run_ends_as_if_nothing_had_been(tm
     with pytest.raises(OSError, match="the disk is gone") as failure:
         fit(broken, broken=7, checkpoint=path)
     assert failure.value.__notes__ == [
-        f"dni_fx: the run is kept in {path} as it was after step 3; resume=True goes on there."
+        f"dni_fx: the run is kept in {path} as it was after step 3; resume it to go on there."
     ]
     again = trainer_for()
     found = fit(again, broken=-1, checkpoint=path, resume=True)

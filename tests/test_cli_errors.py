@@ -39,7 +39,7 @@ __all__ = ["in_an_empty_folder"]
         (f"plan {MLP} --plan model.pt2", "model.pt2 is no plan, which is a .json file"),
         (f"plan {MLP} --plan stages=3", "write balanced:stages=3 or"),
         (f"verify {MLP} --interface warmup=3", "write dni:warmup=3."),
-        (f"verify {MLP} --interface dni+warmup=3", "cannot read an interface here"),
+        (f"verify {MLP} --interface dni:warmup", "cannot read an interface here"),
         (f"plan {MLP} --memory lots", "is no size of memory"),
         (f"plan {MLP} --memory 8GiB --synthesizer mpl", "Did you mean 'mlp'"),
         (f"verify {MLP} --synthesizer mpl", "Did you mean 'mlp'"),

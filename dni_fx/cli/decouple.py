@@ -9,7 +9,7 @@ from dni_fx.cli.after_all import printer
 from dni_fx.cli.commands.decouple import Decouple
 from dni_fx.cli.fixed_batch import fixed_batch, say_fixed
 from dni_fx.cli.models import Opened, cut_model, open_model
-from dni_fx.cli.output import save, say_json
+from dni_fx.cli.output import say_json
 from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import check_saved, say_unwritten
 from dni_fx.cli.usage import refuse_idle
@@ -34,7 +34,7 @@ def run(request: Decouple) -> None:
     if request.dry_run:
         size = check_saved(cut)
     else:
-        save(cut, request.output)
+        verbs.save(cut, request.output)
         size = request.output.stat().st_size
     _say(request, cut, size)
 

@@ -23,7 +23,7 @@ from dni_fx.cli.decouple import refuse_untrainable
 from dni_fx.cli.fixed_batch import fixed_batch
 from dni_fx.cli.images import size_of
 from dni_fx.cli.models import Opened, cut_model, open_model
-from dni_fx.cli.output import save, say_json
+from dni_fx.cli.output import say_json
 from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import check_saved, say_unwritten
 from dni_fx.cli.rehearse import judge_all, take_one_step
@@ -81,7 +81,7 @@ def run(request: Train) -> None:
             return
         done = _trained(request, cut, data, {"loss": loss, "metrics": metrics, **_options(request)})
     if request.keep.output is not None:
-        save(cut, request.keep.output)  # before anything else can fail
+        verbs.save(cut, request.keep.output)  # before anything else can fail
     if request.keep.plot is not None:
         write_plot(done.history, request.keep.plot)
     test = evaluate(cut, data.test, {"loss": loss, **metrics}) if data.test is not None else {}

@@ -37,7 +37,8 @@ def command(request: type[Request]) -> Callable[..., None]:
         importlib.import_module("dni_fx.ready")
         work = importlib.import_module(f"dni_fx.cli.{request.work}").run
         made = _made(request, given)
-        with importlib.import_module("dni_fx.cli.output").one_document(made.as_json):
+        output = importlib.import_module("dni_fx.cli.output")
+        with output.saying_warnings(), output.one_document(made.as_json):
             work(made)
 
     parameters = list(_parameters(request))
