@@ -84,7 +84,7 @@ def test_what_cannot_be_kept_is_told_with_the_error(tmp_path):
     with pytest.raises(OSError, match="the disk is gone") as failure:
         fit(trainer_for(accumulate=2), broken=7, checkpoint=path)
     assert "could not be kept" in failure.value.__notes__[0]
-    assert "after step 3: gradients of 1 batches wait for more" in failure.value.__notes__[0]
+    assert "after step 3: gradients of 1 batch wait for more" in failure.value.__notes__[0]
     assert not path.exists()
 
     def stream():

@@ -89,9 +89,11 @@ def translate(program: ExportedProgram, *, keep_interfaces: bool, opset: int) ->
         raise ExportError(f"cannot translate the program to ONNX: {_root(error)}") from error
     model = exported.model
     if opset and model.opset_imports[""] != opset:
+        best = model.opset_imports[""]
         raise ExportError(
-            f"cannot write opset {opset}: the conversion stopped at opset "
-            f"{model.opset_imports['']}. Leave opset out to get the one that this torch writes best."
+            f"cannot write opset {opset}: the conversion stopped at opset {best}. There are {best} to "
+            f"{_latest()}, and for some models some below {best}. Leave opset out to get {best}, which this "
+            "torch writes best."
         )
     origins = naming.origins(model, lowered)
     labels.tidy(model)
@@ -101,6 +103,13 @@ def translate(program: ExportedProgram, *, keep_interfaces: bool, opset: int) ->
     model.producer_name = "dni_fx"
     model.producer_version = f"torch {torch.__version__}"
     return Translation(model, lowered, origins)
+
+
+def _latest() -> int:
+    """The newest opset that is known to what is installed."""
+    from onnx import defs
+
+    return defs.onnx_opset_version()
 
 
 def interface_nodes(graph: onnx_ir.Graph) -> list[onnx_ir.Node]:

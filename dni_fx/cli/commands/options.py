@@ -31,10 +31,6 @@ AllowEvalGraph = Annotated[
         help="Train a graph that was exported in eval mode: no dropout, and batch norm as it was then.",
     ),
 ]
-OutputFile = Annotated[
-    Path,
-    typer.Option("--output", "-o", metavar="FILE", help="The file to write.", show_default=False),
-]
 ModelText = Annotated[
     str,
     typer.Argument(

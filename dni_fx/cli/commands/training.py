@@ -55,6 +55,15 @@ class DataRequest:
         int | None,
         typer.Option(min=1, help="Samples in a batch, where DATA is samples; 32 if not said."),
     ] = None
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of samples that are dictionaries, the entry that is the target; labels if not said. The "
+            "others are inputs by name.",
+            show_default=False,
+        ),
+    ] = ""
     image_size: Annotated[
         str,
         typer.Option(
