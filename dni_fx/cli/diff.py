@@ -21,7 +21,7 @@ from dni_fx.cli.differences import (
 )
 from dni_fx.cli.models import is_pickled
 from dni_fx.cli.output import say_json, say_table
-from dni_fx.cli.sides import Side, side_of
+from dni_fx.cli.sides import Side, sides_of
 from dni_fx.cli.usage import refuse_idle
 from dni_fx.errors import DniError
 from passes.words import counted
@@ -31,7 +31,7 @@ def run(request: Diff) -> None:
     """Say in what they differ; exit 1 if they do."""
     if not any(is_pickled(Path(text)) for text in (request.one, request.other)):
         refuse_idle({"--allow-pickle": request.allow_pickle}, "neither of both is a pickled module")
-    sides = [side_of(text, request.allow_pickle) for text in (request.one, request.other)]
+    sides = sides_of((request.one, request.other), request.allow_pickle)
     found = differences(*sides)
     if not found.compared:
         raise DniError(
