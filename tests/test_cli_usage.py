@@ -91,3 +91,16 @@ def test_a_pickled_module_is_compared_with_a_state_dict():
     found = torch.load("module.pt", weights_only=False)
     save_file({name: each.clone() for name, each in found.state_dict().items()}, "state.safetensors")
     assert "weights: equal" in run("diff module.pt state.safetensors --allow-pickle")
+
+
+def test_a_boundary_that_is_called_like_an_option_can_be_named(tmp_path):
+    text = (
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.hidden, self.out = nn.Linear(4, 4), nn.Linear(4, 2)\n"
+        "    def forward(self, x):\n        return self.out(self.hidden(x))\n"
+        "def make():\n    return Net(), torch.ones(3, 4)\n"
+    )
+    module(tmp_path, "called_hidden", text)
+    command = "inspect called_hidden:make --plan at:after=hidden"
+    assert "zero" in run(f"{command} --synthesizer hidden=zero")
+    assert "write mlp:hidden=3" in refusal(f"{command} --synthesizer hidden=3")

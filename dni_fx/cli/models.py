@@ -219,8 +219,9 @@ def _by_pattern(texts: Sequence[str], known: Registry[Any], default: str) -> str
     choices: dict[str, str] = {}
     for text in texts:
         before, mark, after = text.partition("=")
-        # A choice whose name was forgotten begins with an option, which is no pattern.
-        is_pattern = mark and ":" not in before and not takers_of(before, known)
+        # A choice whose name was forgotten begins with an option, and what follows that is no choice.
+        is_choice = after.partition(":")[0] in known or not takers_of(before, known)
+        is_pattern = mark and ":" not in before and is_choice
         pattern, spec = (before, after) if is_pattern else ("*", text)
         if pattern in choices:
             raise typer.BadParameter(f"{pattern} is given two {kind}s.", param_hint=f"--{kind}")
