@@ -207,7 +207,9 @@ def _scaling(ours: Decoupled, graph: CutGraph, call: Call, context: Tensor | Non
             results.append(_digests(_copied(ours), call, context, factor))
     changed = [n for n in early if results[0].get(n) != results[1].get(n)]
     return Check(
-        name, not changed, ", ".join(changed[:5]) or f"{len(early)} parameters of earlier stages unchanged"
+        name,
+        not changed,
+        ", ".join(changed[:5]) or f"{counted(len(early), 'parameter')} of earlier stages unchanged",
     )
 
 

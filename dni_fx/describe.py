@@ -19,6 +19,7 @@ from dni_fx.runtimes import RUNTIMES
 from dni_fx.schedules import SCHEDULES
 from dni_fx.synthesizers import SYNTHESIZERS
 from passes import PASSES, Named, Plan, PreconditionError, Registry
+from passes.mark_boundaries import MarkBoundaries
 from passes.named import options_of
 
 _CATALOG: dict[str, Registry[Any]] = {
@@ -31,6 +32,8 @@ _CATALOG: dict[str, Registry[Any]] = {
     "exporters": EXPORTERS,
     "passes": PASSES,
 }
+_TAKE_PLANS: dict[str, tuple[type[Named], ...]] = {"passes": (MarkBoundaries,)}
+"""What is of a family, and takes more than text can say."""
 FAMILIES = tuple(_CATALOG)
 """The kinds of things that a user can choose by name."""
 
@@ -45,12 +48,19 @@ class Entry:
 
 
 def catalog(family: str) -> Iterator[Entry]:
-    """Everything of a family that has a name, what other packages add by entry points included."""
+    """Everything of a family that has a name, what other packages add by entry points included.
+
+    What takes more than text can say is listed without options.
+    """
     for name in sorted(_CATALOG[family]):
         cls: type[Named] = _CATALOG[family].get(name)
-        about = (inspect.getdoc(cls) or "").partition("\n")[0]
-        options = {field.name: field.default for field in options_of(cls)}
-        yield Entry(name, about, options)
+        yield Entry(name, _about(cls), {field.name: field.default for field in options_of(cls)})
+    for cls in _TAKE_PLANS.get(family, ()):
+        yield Entry(cls.name, f"{_about(cls)} It takes a plan, as decouple and plan give it.", {})
+
+
+def _about(cls: type[Named]) -> str:
+    return (inspect.getdoc(cls) or "").partition("\n")[0]
 
 
 def refuse_misfit(gm: fx.GraphModule, plan: Plan) -> None:

@@ -17,6 +17,7 @@ from dni_fx.fields import with_fields
 from dni_fx.state_values import batch_dim_of, check_alike, value_spec_of
 from passes import BoundarySpec, ValueSpec
 from passes.values import value_of
+from passes.words import counted
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,9 @@ class Carry:
             writes = writes_of(out_spec, path)
             if len(reads) != len(writes):
                 raise PlanError(
-                    f"the argument {argument!r} holds {len(reads)} tensors, and the output {path!r} that is "
-                    f"to be carried there {len(writes)}. State comes back in the form it is passed in."
+                    f"the argument {argument!r} holds {counted(len(reads), 'tensor')}, and the output "
+                    f"{path!r} that is to be carried there {len(writes)}. State comes back in "
+                    "the form it is passed in."
                 )
             dims = self.batch_dims(argument, [call.leaves[at] for at in reads], call.batch)
             yield Feedback(argument, reads, writes, dims)

@@ -68,7 +68,8 @@ class Guard(nn.Module):
             place = self.place or f"dni_fx.boundaries(model)[{name!r}]"
             warn(
                 f"the synthetic gradients at {name} {why}. The boundary sends {self.instead} "
-                f"from now on; {place}.guard.release() trusts it again."
+                f"from now on; {place}.guard.release() trusts it again, and a cut with the interface "
+                "dni:guard=0 trusts it in any case."
             )
         self._keep(count, smooth, locked)
 

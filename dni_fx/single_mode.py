@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from dni_fx.errors import CaptureError
@@ -9,6 +10,10 @@ from dni_fx.program import Program
 from dni_fx.restored import Saved
 
 _BOTH = frozenset({True, False})
+_NOTES = {
+    lacking: f"{lacking}: the file holds the graph of {other} mode alone, which stands in for this one"
+    for lacking, other in (("train", "eval"), ("eval", "train"))
+}
 
 
 def mode_of(program: Program) -> str:
@@ -37,6 +42,12 @@ def refuse_eval_graph(program: Program, remedy: str) -> None:
         )
 
 
+def mode_without_graph(history: Iterable[str]) -> str:
+    """The mode, `train` or `eval`, that the graph of the other one stands in for; empty if there is none."""
+    said = set(history)
+    return next((mode for mode, note in _NOTES.items() if note in said), "")
+
+
 def in_both_modes(program: Program) -> Program:
     """A program whose one graph serves train and eval mode alike; every other program as it is."""
     modes = _modes(program)
@@ -45,7 +56,7 @@ def in_both_modes(program: Program) -> Program:
     saved = program.frontend
     assert isinstance(saved, Saved)
     (capture,) = saved.captures.values()
-    note = f"{'train' if False in modes else 'eval'}: the graph of the other mode, which the file holds alone"
+    note = _NOTES["train" if False in modes else "eval"]
     both = replace(
         program,
         frontend=replace(saved, captures=dict.fromkeys(_BOTH, capture)),

@@ -27,6 +27,7 @@ from dni_fx.program import FrontEnd, Program
 from dni_fx.restored import Saved, plant, restored_class
 from dni_fx.unlifted import capture_of
 from passes import parse
+from passes.words import counted
 
 _WRAPPERS = {
     ("torch.nn.parallel.distributed", "DistributedDataParallel"): "module",
@@ -48,7 +49,7 @@ def program_of(model: nn.Module | ExportedProgram | Program, frontend: str | Fro
     if isinstance(model, Program):
         return model
     if isinstance(model, ExportedProgram):
-        note = f"exported: {len(model.graph.nodes)} nodes, as they were handed in"
+        note = f"exported: {counted(len(model.graph.nodes), 'node')}, as they were handed in"
         return exported_program(
             model, "ExportedProgram", exported_in_training(model), "this exported program", note
         )

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 
 from passes.errors import SpecError
 from passes.registry import Registry
+from passes.words import one
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _KEY = re.compile(r"([a-z_][a-z0-9_]*)=")
@@ -72,6 +73,8 @@ def parse_known(text: str, registry: Registry[type[N]]) -> tuple[N, list[str]]:
     """
     if (match := _NAME.match(text)) is None:
         raise _malformed(text, 0, registry.kind)
+    if text.startswith("=", match.end()):
+        raise _nameless(text, match[0], registry)
     cls = registry.get(match[0])
     at = match.end()
     values: dict[str, Any] = {}
@@ -109,9 +112,22 @@ def _items(text: str, at: int, kind: str) -> tuple[list[str], int]:
 
 def _malformed(text: str, at: int, kind: str) -> SpecError:
     return SpecError(
-        f"cannot read a {kind} here:\n  {text}\n  {' ' * at}^\n"
+        f"cannot read {one(kind)} here:\n  {text}\n  {' ' * at}^\n"
         "The form is name:option=value,option=value; the items of a list are joined by +."
     )
+
+
+def takers_of(option: str, registry: Registry[type[N]]) -> list[str]:
+    """The names of what takes an option of this name."""
+    return [name for name in registry if option in {each.name for each in options_of(registry.get(name))}]
+
+
+def _nameless(text: str, option: str, registry: Registry[type[N]]) -> SpecError:
+    takers = takers_of(option, registry)
+    wanted = (
+        f"write {' or '.join(f'{name}:{text}' for name in takers)}" if takers else "write name:option=value"
+    )
+    return SpecError(f"{text!r} names no {registry.kind}, and begins with an option: {wanted}.")
 
 
 def _write(value: object) -> str:
@@ -127,8 +143,8 @@ def _write(value: object) -> str:
 
 def _read(where: str, items: list[str], kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
-        one = typing.get_args(kind)[0]
-        return () if items == [""] else tuple(_read_one(where, item, one) for item in items)
+        each = typing.get_args(kind)[0]
+        return () if items == [""] else tuple(_read_one(where, item, each) for item in items)
     if len(items) > 1:
         raise SpecError(f"{where} takes one {kind.__name__}, and got {len(items)}: {', '.join(items)}.")
     return _read_one(where, items[0], kind)

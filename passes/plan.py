@@ -50,9 +50,9 @@ class Plan:
         sizes = [0] * len(self)
         for stage in self.stage_of.values():
             sizes[stage] += 1
-        values = ", ".join(map(str, sizes))
+        values = f"{', '.join(map(str, sizes))} {'value' if sizes == [1] else 'values'}"
         time = "".join(f"; {name} cut in time every {every}" for name, every in self.time.items())
-        return f"{counted(len(self), 'stage')} of {values} values, by {self.policy}{time}"
+        return f"{counted(len(self), 'stage')} of {values}, by {self.policy}{time}"
 
     def __len__(self) -> int:
         return 1 + max(self.stage_of.values(), default=0)

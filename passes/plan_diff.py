@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from passes.anchors import Anchor, module_of
+from passes.words import counted
 
 _MODULES = 8
 """Modules that are told of; of the others only how many there are."""
@@ -27,8 +28,8 @@ def difference(stage_of: Mapping[Anchor, int], there: Sequence[Anchor]) -> str:
     if not lost and not new:
         return ""
     head = (
-        f"the plan belongs to another graph: {len(lost)} of its {len(stage_of)} values are not in this one "
-        f"(-), and {len(new)} of the {len(there)} in this one are not in the plan (+)"
+        f"the plan belongs to another graph: {len(lost)} of its {counted(len(stage_of), 'value')} are not "
+        f"in this one (-), and {len(new)} of the {len(there)} in this one are not in the plan (+)"
     )
     if moved := _moved(lost, new):
         return f"{head}. {moved}"

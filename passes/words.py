@@ -1,4 +1,4 @@
-"""Words that go with numbers in messages."""
+"""Words that go with numbers and nouns in messages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ from __future__ import annotations
 def counted(count: int, noun: str) -> str:
     """A number and its noun, which is one of many unless the number is 1.
 
-    >>> counted(1, "stage"), counted(1200, "step"), counted(0, "boundary")
-    ('1 stage', '1,200 steps', '0 boundaries')
+    >>> counted(1, "stage"), counted(1200, "step"), counted(0, "boundary"), counted(2, "batch")
+    ('1 stage', '1,200 steps', '0 boundaries', '2 batches')
     """
-    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    end = "es" if noun.endswith(("s", "ch")) else "s"
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}{end}"
     return f"{count:,} {noun if count == 1 else many}"
+
+
+def one(noun: str) -> str:
+    """A noun with the article for one of its kind.
+
+    >>> one("policy"), one("interface")
+    ('a policy', 'an interface')
+    """
+    return f"{'an' if noun[:1] in set('aeiou') else 'a'} {noun}"

@@ -32,6 +32,13 @@ def both(text):
     return result.stdout, result.stderr
 
 
+def failing(text):
+    """What a command that fails with 1 prints on stdout, and on stderr."""
+    result = CliRunner().invoke(app, shlex.split(text), catch_exceptions=False)
+    assert result.exit_code == 1, result.output
+    return result.stdout, result.stderr
+
+
 def refusal(text, exit_code=1):
     """The message with which a command is refused; then stdout stays empty, and there is no traceback."""
     result = CliRunner().invoke(app, shlex.split(text), catch_exceptions=False)

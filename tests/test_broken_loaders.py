@@ -48,7 +48,7 @@ def test_the_steps_before_it_are_kept_and_the_run_ends_as_if_nothing_had_been(tm
     with pytest.raises(OSError, match="the disk is gone") as failure:
         fit(broken, broken=7, checkpoint=path)
     assert failure.value.__notes__ == [
-        f"dni_fx: the run is kept in {path} as it was after step 3; resume=True goes on there."
+        f"dni_fx: the run is kept in {path} as it was after step 3; resume it to go on there."
     ]
     again = trainer_for()
     found = fit(again, broken=-1, checkpoint=path, resume=True)
@@ -84,7 +84,7 @@ def test_what_cannot_be_kept_is_told_with_the_error(tmp_path):
     with pytest.raises(OSError, match="the disk is gone") as failure:
         fit(trainer_for(accumulate=2), broken=7, checkpoint=path)
     assert "could not be kept" in failure.value.__notes__[0]
-    assert "after step 3: gradients of 1 batches wait for more" in failure.value.__notes__[0]
+    assert "after step 3: gradients of 1 batch wait for more" in failure.value.__notes__[0]
     assert not path.exists()
 
     def stream():

@@ -189,6 +189,11 @@ def test_list_has_every_family_and_the_defaults_of_every_option():
     assert all(entry["about"].endswith(".") for entries in shown.values() for entry in entries)
 
 
+def test_list_has_the_pass_that_takes_a_plan_and_export_names_the_file_that_it_writes():
+    assert "  mark-boundaries\n" in run("list passes")
+    assert ".onnx file" in run("export --help")
+
+
 def test_list_prints_text_forms_that_parse(monkeypatch):
     shown = run("list synthesizers")
     assert "mlp:hidden=0,depth=1,activation=relu" in shown

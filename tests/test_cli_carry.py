@@ -131,13 +131,13 @@ def test_an_edge_that_is_none_is_refused(option, says, code, tmp_path):
 def test_too_few_samples_for_the_streams_are_told(tmp_path):
     module(tmp_path, "carry_few", READER)
     said = refusal(f"train carry_few:make {CUT.format(1)} --data carry_few:data --batch-size 99")
-    assert "26 samples are no 99 streams" in said
+    assert "26 samples cannot fill 99 streams" in said
 
 
 def test_a_model_that_is_cut_already_takes_no_edges(tmp_path):
     run("decouple dni_fx.demo:mlp -o cut.pt2")
-    assert "--carry would do nothing" in refusal("verify cut.pt2 --carry state=1")
-    assert "--carry would do nothing" in refusal("plan cut.pt2 --carry state=1")
+    assert "--carry would do nothing" in refusal("verify cut.pt2 --carry state=1", 2)
+    assert "--carry would do nothing" in refusal("plan cut.pt2 --carry state=1", 2)
 
 
 def test_the_boundary_on_the_edge_back_is_shown_wherever_boundaries_are(tmp_path):

@@ -118,6 +118,36 @@ def test_a_plain_file_is_compared_with_the_weights_of_a_cut_model():
     assert found["compared"] == ["weights"]
 
 
+@pytest.mark.parametrize("frontend", ["auto", "export"])
+@pytest.mark.parametrize("first", [True, False])
+def test_code_and_what_was_cut_of_it_have_one_graph_and_their_differences_are_those_of_the_model(
+    frontend, first, tmp_path
+):
+    """A file holds operations and code has modules: every node was called different."""
+    name = f"code_{frontend}_{first}"
+    text = "    torch.manual_seed(0)\n    return nn.Sequential(nn.Linear(4, 4), nn.{}(), nn.Linear(4, 2)), "
+    both = [f"def {layer.lower()}():\n{text.format(layer)}torch.ones(3, 4)\n" for layer in ("ReLU", "Tanh")]
+    module(tmp_path, name, "".join(both))
+    run(f"decouple {name}:relu --frontend {frontend} -o cut.pt2")
+    for layer, code in (("relu", 0), ("tanh", 1)):
+        sides = (f"{name}:{layer}", "cut.pt2") if first else ("cut.pt2", f"{name}:{layer}")
+        found = json.loads(run(f"diff {' '.join(sides)} --json", exit_code=code))
+        assert found["compared"] == ["graph", "weights"]
+        apart = found["graph"]
+        if layer == "relu":
+            assert apart == {"only_one": [], "only_other": [], "changed": {}}
+        elif frontend == "auto":
+            both = ["tanh.default", "relu.default"]
+            assert apart == {
+                "only_one": [],
+                "only_other": [],
+                "changed": {"1": both if first else both[::-1]},
+            }
+        else:
+            names = [["1:tanh"], ["1:relu"]]
+            assert [apart["only_one"], apart["only_other"]] == (names if first else names[::-1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64, torch.int8, torch.bool])
 def test_numbers_are_equal_if_their_bits_are(dtype):
     x = torch.tensor([[1, 0, 1]]).to(dtype)

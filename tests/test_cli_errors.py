@@ -36,6 +36,10 @@ __all__ = ["in_an_empty_folder"]
         (f"plan {MLP} -o .", "it is a folder"),
         (f"plan {MLP} --picture plan.bmp", "cannot draw plan.bmp"),
         (f"plan {MLP} --overlay plan.json", "is something else"),
+        (f"plan {MLP} --plan model.pt2", "model.pt2 is no plan, which is a .json file"),
+        (f"plan {MLP} --plan stages=3", "write balanced:stages=3 or"),
+        (f"verify {MLP} --interface warmup=3", "write dni:warmup=3."),
+        (f"verify {MLP} --interface dni:warmup", "cannot read an interface here"),
         (f"plan {MLP} --memory lots", "is no size of memory"),
         (f"plan {MLP} --memory 8GiB --synthesizer mpl", "Did you mean 'mlp'"),
         (f"verify {MLP} --synthesizer mpl", "Did you mean 'mlp'"),
@@ -112,9 +116,9 @@ def test_a_cut_model_is_not_cut_again(tmp_path):
     run(f"decouple {MLP} -o cut.pt2")
     assert "cut already" in refusal("decouple cut.pt2 -o again.pt2")
     assert "--plan and --synthesizer would do nothing" in refusal(
-        "verify cut.pt2 --plan at:after=3 --synthesizer zero"
+        "verify cut.pt2 --plan at:after=3 --synthesizer zero", 2
     )
-    assert "--plan would do nothing" in refusal("plan cut.pt2 --plan at:after=3")
+    assert "--plan would do nothing" in refusal("plan cut.pt2 --plan at:after=3", 2)
     assert not (tmp_path / "again.pt2").exists()
 
 
@@ -129,10 +133,17 @@ def test_a_plan_for_another_graph_is_refused(tmp_path):
         assert "belongs to another graph" in refusal(f"{command} other_net:make --plan plan.json")
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"version": 99}'])
-def test_a_file_that_is_no_plan_is_refused(content, tmp_path):
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"version": 99}', b"PK\x03\x04 a zip file"])
+def test_a_file_that_is_no_plan_is_refused_with_what_writes_one(content, tmp_path):
     (tmp_path / "plan.json").write_bytes(content)
-    assert "plan" in refusal(f"plan {MLP} --plan plan.json")
+    said = refusal(f"plan {MLP} --plan plan.json")
+    assert said.startswith("dni-fx: cannot read the plan plan.json: ")
+    assert "`dni-fx plan MODEL -o plan.json` writes" in said
+
+
+def test_what_an_incomplete_plan_lacks_is_named(tmp_path):
+    (tmp_path / "plan.json").write_text('{"version": 1}', "utf-8")
+    assert "it has no stage_of" in refusal(f"plan {MLP} --plan plan.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and then nothing", b"text"])

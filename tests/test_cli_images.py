@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from dni_fx.cli.images import read_folder, size_of
 from dni_fx.errors import FileError
-from tests.commands import in_an_empty_folder, module, refusal, run
+from tests.commands import both, in_an_empty_folder, module, refusal, run
 
 __all__ = ["in_an_empty_folder"]
 
@@ -183,3 +184,12 @@ def test_the_order_of_a_data_set_hangs_on_the_seed(tmp_path):
     one, same, other = (json.loads(run(f"{command} {seed}"))["epochs"][0]["loss"] for seed in (1, 1, 2))
     assert one == same
     assert one != other
+
+
+@pytest.mark.parametrize(("classes", "is_told"), [(("ape", "bee"), False), (("ape",), True)])
+def test_fewer_classes_than_the_model_tells_apart_are_told(classes, is_told, tmp_path):
+    pictures(tmp_path / "pics", classes=classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        _, err = both(f"train {net(tmp_path, f'few_{len(classes)}')} --data pics")
+    assert ("the model tells 2 classes apart, and pics has 1 (ape)" in err) == is_told

@@ -37,7 +37,7 @@ def test_training_is_drawn_and_logged_if_asked(tmp_path):
     pytest.importorskip("tensorboard")
     command = f"train {MLP} --data dni_fx.demo:clusters --batch-size 512"
     shown = run(f"{command} --plot plot.svg --tensorboard runs/first")
-    assert shown.endswith("wrote plot.svg\n")
+    assert shown.endswith("wrote plot.svg\nwrote runs/first\n")
     assert "<svg" in (tmp_path / "plot.svg").read_text("utf-8")
     assert [path.name.startswith("events.out") for path in (tmp_path / "runs/first").iterdir()] == [True]
     (epoch,) = json.loads(run(f"{command} --json"))["epochs"]

@@ -69,7 +69,7 @@ def test_an_eval_graph_that_is_trained_keeps_its_statistics_and_draws_no_masks()
     assert torch.equal(cut.train()(x), cut(x))
     assert torch.equal(cut(x), cut.eval()(x))
     assert any(
-        "graph of the other mode" in line for line in json.loads(run("inspect cut.pt2 --json"))["history"]
+        "stands in for this one" in line for line in json.loads(run("inspect cut.pt2 --json"))["history"]
     )
 
 
@@ -163,3 +163,13 @@ def test_the_graphs_of_a_cut_file_are_printed():
         "# captured",
         "# after all passes",
     ]
+
+
+@pytest.mark.parametrize(("mode", "lacking"), [("eval", "train"), ("train", "eval")])
+def test_what_is_said_of_the_mode_that_a_file_lacks_is_told_to_be_of_the_other_one(mode, lacking):
+    exported(net().train(mode == "train"), "foreign.pt2")
+    run("decouple foreign.pt2 --allow-eval-graph -o cut.pt2")
+    for file in ("foreign.pt2", "cut.pt2"):
+        assert f"there is no graph of {lacking} mode to check" in run(f"verify {file}")
+        assert json.loads(run(f"verify {file} --json"))["mode_without_graph"] == lacking
+    assert json.loads(run(f"verify {MLP} --json"))["mode_without_graph"] == ""

@@ -97,7 +97,7 @@ def make():
 def test_a_cut_model_is_simulated_as_it_is_cut():
     run(f"decouple {MLP} --plan balanced:stages=3 -o cut.pt2")
     assert json.loads(run("simulate cut.pt2 --json"))["planned_stages"] == 3
-    assert "cut already" in refusal("simulate cut.pt2 --plan balanced:stages=2")
+    assert "cut already" in refusal("simulate cut.pt2 --plan balanced:stages=2", 2)
 
 
 def test_a_timetable_is_printed_and_a_picture_drawn(tmp_path):

@@ -12,6 +12,7 @@ import torch
 import dni_fx
 from dni_fx import describe
 from dni_fx.cli.completion import TABLES, completing, names_of
+from passes.mark_boundaries import MarkBoundaries
 from tests.commands import in_an_empty_folder, run
 
 __all__ = ["in_an_empty_folder"]
@@ -63,7 +64,8 @@ def test_help_does_not_wait_for_torch():
 def test_the_names_that_are_offered_are_those_there_are():
     assert tuple(TABLES) == describe.FAMILIES
     for family in TABLES:
-        assert names_of(family) == [entry.name for entry in describe.catalog(family)]
+        listed = [entry.name for entry in describe.catalog(family)]
+        assert names_of(family) == [name for name in listed if name != MarkBoundaries.name]  # takes a plan
 
 
 def test_a_name_is_completed_behind_a_pattern():
@@ -96,3 +98,36 @@ def test_what_is_not_installed_is_null(monkeypatch):
     monkeypatch.setattr(env, "_OPTIONAL", ("no-such-package-at-all",))
     assert json.loads(run("env --json"))["optional"] == {"no-such-package-at-all": None}
     assert "not there" in run("env")
+
+
+def interrupted_while_importing(name):
+    """How the command line ends if Ctrl-C comes while a module is looked for, and is lost there."""
+    lines = (
+        "import os, signal, sys",
+        "class Finder:",
+        "    def find_spec(self, name, path=None, target=None):",
+        f"        if name == {name!r}:",
+        "            try:",
+        "                os.kill(os.getpid(), signal.SIGINT)",
+        "            except KeyboardInterrupt:",
+        "                pass",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
+        "sys.meta_path.insert(0, Finder())",
+        "sys.argv = ['dni-fx', 'inspect', 'dni_fx.demo:mlp']",
+        "from dni_fx.__main__ import main",
+        "main()",
+    )
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    )
+
+
+@pytest.mark.parametrize("name", ["typer", "torch", "dni_fx.cli.inspect"])
+def test_ctrl_c_in_the_middle_of_an_import_ends_it_in_one_line(name):
+    """It was lost where Python calls back, or came out as a traceback."""
+    done = interrupted_while_importing(name)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "dni-fx: interrupted; no file is half written\n"

@@ -79,3 +79,47 @@ def test_a_sample_that_cannot_be_read_is_told_with_its_line(tmp_path):
         "dni-fx: broken_sample:Samples.__getitem__ raised ValueError: sample 57 is broken "
         "(broken_sample.py, line 8)"
     )
+
+
+WORKERS = """
+import dni_fx
+import torch.utils.data
+
+class Bad(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, at):
+        if at == 5:
+            {}
+        return torch.zeros(64 + (at if self.uneven else 0)), 1
+
+    uneven = {}
+
+def make():
+    return torch.utils.data.DataLoader(Bad(), 4, num_workers=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "uneven", "says"),
+    [
+        (
+            "raise ValueError('sample 5\\nis bad')",
+            False,
+            "__getitem__ raised ValueError: sample 5 in a worker",
+        ),
+        ("return self.absent, 1", False, "__getitem__ raised AttributeError: 'Bad' object has no"),
+        ("raise KeyError(at)", False, "__getitem__ raised KeyError: 5 in a worker of the data loader"),
+        ("raise dni_fx.DniError('no')", False, "__getitem__ raised dni_fx.errors.DniError: no in"),
+        ("pass", True, "raised RuntimeError: stack expects each tensor to be equal size"),
+    ],
+)
+def test_an_error_in_a_worker_of_a_data_loader_is_one_line(error, uneven, says, tmp_path):
+    name = f"bad_worker_{abs(hash(error))}"
+    module(tmp_path, name, WORKERS.format(error, uneven))
+    said = refusal(f"train {MLP} --data {name}:make")
+    assert said.startswith("dni-fx: ")
+    assert says in said
+    assert "Original Traceback" not in said
+    assert (f"({name}.py, line " in said) != uneven

@@ -214,7 +214,7 @@ def test_the_state_of_another_plan_or_another_way_to_train_is_refused(tmp_path):
     other, _ = stirred_zoo("chain", plan="balanced:stages=2")
     with pytest.raises(StageError, match="another model, or another plan"):
         dni_fx.Trainer(other, loss=F.mse_loss).load_state_dict(state)
-    with pytest.raises(StageError, match="a run with 0 callbacks, and now there are 1"):
+    with pytest.raises(StageError, match="a run with 0 callbacks, and this one has 1"):
         dni_fx.Trainer(cut, loss=F.mse_loss, callbacks=[Noting(0)]).load_state_dict(state)
     with pytest.raises(StageError, match="a run by backprop, and this one is by local"):
         dni_fx.Trainer(cut, loss=F.mse_loss, runtime="local").load_state_dict(state)

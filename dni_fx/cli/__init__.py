@@ -12,6 +12,8 @@ from typing_extensions import override
 
 from dni_fx.cli.commands import COMMANDS, command
 from dni_fx.cli.user_code import blamed
+from dni_fx.cli.workers import from_worker
+from dni_fx.interruption import CODE, SAID
 
 
 class _Commands(TyperGroup):
@@ -24,8 +26,8 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             raise  # whoever read the output has seen enough; typer ends quietly
         except KeyboardInterrupt:
-            typer.echo("dni-fx: interrupted; no file is half written", err=True)
-            raise typer.Exit(130) from None
+            typer.echo(SAID, err=True)
+            raise typer.Exit(CODE) from None
         except Exception as error:
             if (said := _said(error)) is None:
                 raise
@@ -35,7 +37,7 @@ class _Commands(TyperGroup):
 
 def _said(error: Exception) -> str | None:
     """What whoever made the request is told; None for a bug of this project."""
-    if _is_told(error):
+    if from_worker(error) is None and _is_told(error):
         return str(error)
     if (theirs := blamed(error)) is not None:
         return theirs

@@ -12,6 +12,7 @@ from dni_fx.decoupled import Decoupled
 from passes import Pass, Pipeline, Plan
 from passes.chunk_time import chunkings
 from passes.mark_boundaries import MarkBoundaries
+from passes.words import counted
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Printer:
 
     def show(self, title: str, gm: fx.GraphModule) -> None:
         """Print a graph under a line that says what it is."""
-        typer.echo(f"# {title}: {len(gm.graph.nodes)} nodes\n{gm.graph}\n", err=True)
+        typer.echo(f"# {title}: {counted(len(gm.graph.nodes), 'node')}\n{gm.graph}\n", err=True)
 
 
 def printer(wanted: bool) -> Printer | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from dni_fx.errors import FileError
+from passes.words import counted
 
 
 class Samples(Protocol):
@@ -75,7 +76,10 @@ class Streams(Arrays):
 
     def __init__(self, x: Samples, y: Tensor, size: int) -> None:
         if len(x) < size:
-            raise FileError(f"{len(x)} samples are no {size} streams: pass a smaller --batch-size.")
+            raise FileError(
+                f"{counted(len(x), 'sample')} cannot fill {counted(size, 'stream')}: "
+                "pass a smaller --batch-size."
+            )
         super().__init__(x, y, size)
 
     @override

@@ -17,20 +17,34 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from dni_fx.cli.arrays import Arrays, Samples, Streams, streams_of
 from dni_fx.cli.code import called, look_up
 from dni_fx.cli.images import read_folder
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.errors import FileError
+from passes.words import counted
 
 Batches = Iterable[Any]
 _Shape = tuple[int, int, int]
+_TARGET = "labels"
+BATCH_SIZE = 32
+"""Samples in a batch, if nobody has said how many."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Batches, each a pair of inputs and targets: to train on, and to watch and test on if there are any."""
+    """Batches, each a pair of inputs and targets: to train on, and to watch and test on if there are any.
+
+    Those that `is_batched` came as batches; of others, samples were put together.
+    """
 
     train: Batches
     validation: Batches | None = None
     test: Batches | None = None
     classes: tuple[str, ...] = ()
+    is_batched: bool = False
+
+    @property
+    def has_images(self) -> bool:
+        """Whether they are read from a folder of images, whose names are the classes."""
+        return bool(self.classes)
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,7 @@ class Reader:
 
     Floats become `dtype`. `image` is the shape of an image as the model takes it, None if nothing tells.
     Where state is `carried`, samples come in streams and keep their order; else a seed decides it.
+    `target` is the entry of samples that are dictionaries which is their target; `labels` if nothing is said.
     """
 
     size: int
@@ -46,6 +61,7 @@ class Reader:
     dtype: torch.dtype
     image: Callable[[], _Shape]
     carried: bool = False
+    target: str = ""
 
     def read(self, text: str) -> Data:
         """The data in a `.npz` file or a folder, or what a function `package.module:function` returns.
@@ -78,7 +94,8 @@ class Reader:
                 return self._arrays(text, dict(zip(names, found, strict=False)))
             case Iterable():
                 # An iterator could be read only once, and its first batch may be an example before that.
-                return Data(list(found) if isinstance(found, Iterator) else cast("Batches", found))
+                batches = list(found) if isinstance(found, Iterator) else cast("Batches", found)
+                return Data(batches, is_batched=True)
             case _:
                 raise FileError(
                     f"--data {text} returned a {type(found).__name__}. It has to return a dictionary of "
@@ -113,7 +130,11 @@ class Reader:
 
     def _loader(self, dataset: Dataset[Any], seed: int | None = None) -> Batches:
         def collate(samples: list[Any]) -> Any:
-            return pytree.tree_map_only(Tensor, self._typed, default_collate(samples))
+            batch = pytree.tree_map_only(Tensor, self._typed, default_collate(samples))
+            if isinstance(batch, Mapping):
+                return self._parted(cast("Mapping[str, Any]", batch))
+            refuse_idle({"--target": self.target}, "the samples are no dictionaries")
+            return batch
 
         if isinstance(dataset, IterableDataset):
             return DataLoader(dataset, self.size, collate_fn=collate)
@@ -123,6 +144,16 @@ class Reader:
             return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
         draw = None if seed is None else torch.Generator().manual_seed(seed)
         return DataLoader(dataset, self.size, shuffle=draw is not None, generator=draw, collate_fn=collate)
+
+    def _parted(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Keyword inputs and targets of a batch of dictionaries."""
+        name = self.target or _TARGET
+        if name not in batch:
+            raise FileError(
+                f"the samples are dictionaries of {', '.join(batch)}, and have no {name}: name the entry "
+                "that is the target with --target."
+            )
+        return {key: each for key, each in batch.items() if key != name}, batch[name]
 
     def _typed(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
@@ -160,8 +191,8 @@ def _pair(
     x, y = (_tensor(where, name, arrays[name], dtype) for name in names)
     if len(x) != len(y) or not len(x):
         raise FileError(
-            f"cannot use {where}: {names[0]} has {len(x)} samples and {names[1]} has {len(y)}; they need "
-            "as many, and at least one."
+            f"cannot use {where}: {names[0]} has {counted(len(x), 'sample')} and {names[1]} has "
+            f"{len(y)}; they need as many, and at least one."
         )
     return x, y
 

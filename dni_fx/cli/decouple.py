@@ -9,9 +9,10 @@ from dni_fx.cli.after_all import printer
 from dni_fx.cli.commands.decouple import Decouple
 from dni_fx.cli.fixed_batch import fixed_batch, say_fixed
 from dni_fx.cli.models import Opened, cut_model, open_model
-from dni_fx.cli.output import save, say_json
+from dni_fx.cli.output import say_json
 from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import check_saved, say_unwritten
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.crossing import crossings_of
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import DniError
@@ -33,7 +34,7 @@ def run(request: Decouple) -> None:
     if request.dry_run:
         size = check_saved(cut)
     else:
-        save(cut, request.output)
+        verbs.save(cut, request.output)
         size = request.output.stat().st_size
     _say(request, cut, size)
 
@@ -42,9 +43,12 @@ def refuse_untrainable(opened: Opened, allowed: bool) -> None:
     """Do nothing if the model is not a graph for eval mode alone, or that is allowed.
 
     Raises:
+        typer.BadParameter: it is allowed, and there is no exported graph.
         CaptureError: it is.
     """
-    if isinstance(opened.model, Program) and not allowed:
+    if not isinstance(opened.model, Program):
+        refuse_idle({"--allow-eval-graph": allowed}, "MODEL is no graph that torch.export.save wrote")
+    elif not allowed:
         refuse_eval_graph(opened.model, "add --allow-eval-graph")
 
 

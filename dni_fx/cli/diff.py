@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,14 +19,19 @@ from dni_fx.cli.differences import (
     plans_apart,
     weights_apart,
 )
+from dni_fx.cli.models import is_pickled
 from dni_fx.cli.output import say_json, say_table
-from dni_fx.cli.sides import Side, side_of
+from dni_fx.cli.sides import Side, sides_of
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.errors import DniError
+from passes.words import counted
 
 
 def run(request: Diff) -> None:
     """Say in what they differ; exit 1 if they do."""
-    sides = [side_of(text, request.allow_pickle) for text in (request.one, request.other)]
+    if not any(is_pickled(Path(text)) for text in (request.one, request.other)):
+        refuse_idle({"--allow-pickle": request.allow_pickle}, "neither of both is a pickled module")
+    sides = sides_of((request.one, request.other), request.allow_pickle)
     found = differences(*sides)
     if not found.compared:
         raise DniError(
@@ -88,11 +94,13 @@ def _say_names(title: str, names: Names, kind: str = "", *, is_equal: bool) -> N
 def _say_weights(title: str, weights: Weights) -> None:
     names = weights.names
     if title == "synthesizers":  # they are many, and named after their parts
-        counts = [[f"{len(each)} tensors"] if each else [] for each in (names.only_one, names.only_other)]
+        counts = [
+            [counted(len(each), "tensor")] if each else [] for each in (names.only_one, names.only_other)
+        ]
         names = Names(counts[0], counts[1], names.changed)
     _say_names(title, names, is_equal=not weights)
     count = weights.equal + len(weights.numbers)
-    typer.echo(f"  {len(weights.numbers)} of {count} tensors differ")
+    typer.echo(f"  {len(weights.numbers):,} of {counted(count, 'tensor')} differ")
     if title != "synthesizers" and weights.numbers:
         columns = ("tensor", "numbers that differ", "largest difference", "relative")
         say_table(columns, [(name, *_cells(each)) for name, each in weights.numbers.items()])

@@ -9,11 +9,12 @@ import typer
 from torch import fx, nn
 
 from dni_fx import verbs
-from dni_fx.cli.after_all import Printer, printer, show_cut
+from dni_fx.cli.after_all import Printer, printer
 from dni_fx.cli.commands.inspect import Inspect
 from dni_fx.cli.commands.options import CaptureRequest
 from dni_fx.cli.models import Opened, captured, cut_model, open_model
 from dni_fx.cli.output import say_json, say_table
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.crossing import crossings_of
 from dni_fx.decoupled import Decoupled
 from dni_fx.describe import count, history_of, plan_of
@@ -26,10 +27,11 @@ def run(request: Inspect) -> None:
     """Print all facts there are."""
     opened = open_model(request.source)
     prints = printer(request.print_after_all)
-    if set(request.cut.given()) - {"--frontend", "--carry"}:
+    is_cut = isinstance(opened.model, Decoupled)
+    if is_cut:
+        refuse_idle({"--example": request.source.example}, "this model is cut already")
+    if is_cut or request.cut.given().keys() - {"--frontend", "--carry"}:
         opened = Opened(cut_model(opened, request.cut, prints), opened.example)
-    elif prints is not None and isinstance(opened.model, Decoupled):
-        show_cut(prints, opened.model)
     facts = _facts(opened, request.cut.capture, prints)
     if request.as_json:
         say_json({name: v.data() if isinstance(v, Sheet) else v for name, v in facts.items()})
@@ -40,7 +42,8 @@ def run(request: Inspect) -> None:
 def _facts(opened: Opened, request: CaptureRequest, prints: Printer | None) -> dict[str, Any]:
     if isinstance(opened.model, Decoupled):
         return _of_cut(opened.model)
-    if isinstance(opened.model, nn.Module) and opened.example is None:
+    asks_for_graph = prints is not None or request.frontend or request.carry
+    if isinstance(opened.model, nn.Module) and opened.example is None and not asks_for_graph:
         return {"kind": "model", **_size(opened.model)}
     kind = "program" if isinstance(opened.model, Program) else "model"
     mode = {"mode": mode_of(opened.model)} if isinstance(opened.model, Program) else {}

@@ -13,6 +13,7 @@ from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import DniError
 from dni_fx.feedback import writes_of
 from dni_fx.fields import with_fields
+from passes.words import counted
 
 _NO_LABEL = -100
 """What torch takes no loss of."""
@@ -36,11 +37,20 @@ def check_labels(outputs: Any, few: Tensor, labels: Tensor, where: str) -> None:
     Raises:
         DniError: a label is none of the classes, or is no class number.
     """
-    last = _classes_last(outputs, few).shape[-1]
+    last = classes_of(outputs, few)
     wrong = labels[(labels != _NO_LABEL) & ((labels < 0) | (labels >= last))]
     if wrong.numel():
         worst = int(wrong.max() if int(wrong.max()) >= last else wrong.min())
-        raise DniError(f"{where} has the label {worst}, and the model has {last} outputs.")
+        raise DniError(f"{where} has the label {worst}, and the model has {counted(last, 'output')}.")
+
+
+def classes_of(outputs: Any, few: Tensor) -> int:
+    """How many classes a model has scores for.
+
+    Raises:
+        DniError: the target has not one class number for each row of scores.
+    """
+    return _classes_last(outputs, few).shape[-1]
 
 
 def accuracy(outputs: Any, target: Tensor) -> Tensor:

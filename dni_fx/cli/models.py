@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
@@ -18,15 +19,19 @@ from dni_fx.cli.code import called, look_up, search_here
 from dni_fx.cli.commands.options import CaptureRequest, CutRequest, ModelRequest
 from dni_fx.cli.examples import read_example
 from dni_fx.cli.named_files import misfits, read_plan, read_state, why
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.decoupled import Decoupled
 from dni_fx.describe import refuse_misfit
 from dni_fx.errors import DniError, FileError
 from dni_fx.feedback import Carry
+from dni_fx.interface import INTERFACES
 from dni_fx.program import Program
 from dni_fx.reopened import reopened
 from dni_fx.saving import open_cut
 from dni_fx.single_mode import in_both_modes
-from passes import Plan
+from dni_fx.synthesizers import SYNTHESIZERS
+from passes import Plan, Registry
+from passes.named import takers_of
 
 _PICKLED = {".pt", ".pth", ".pkl", ".bin", ".ckpt"}
 _SEED = 0
@@ -44,16 +49,19 @@ def open_model(request: ModelRequest) -> Opened:
     """The model that a request names; code that makes one runs from a fixed seed.
 
     Raises:
+        typer.BadParameter: an option says nothing about what it names.
         FileError: there is none, its file cannot be read or is not to be trusted, or its weights do not fit.
         SpecError: the text of the example cannot be read.
     """
     example = read_example(request.example) if request.example else None
     path = Path(request.model)
+    if not is_pickled(path):
+        refuse_idle({"--allow-pickle": request.allow_pickle}, f"{request.model} is no pickled module")
     if path.suffix == ".pt2":
         if request.weights is not None:
             raise typer.BadParameter("a .pt2 file holds its own weights.", param_hint="--weights")
         return Opened(_read(path), example)
-    if path.suffix in _PICKLED:
+    if is_pickled(path):
         model, own = _unpickled(path, request.allow_pickle), None
     elif ":" in request.model:
         model, own = _made(request.model)
@@ -67,21 +75,23 @@ def open_model(request: ModelRequest) -> Opened:
     return Opened(model, own if example is None else example)
 
 
+def is_pickled(path: Path) -> bool:
+    """Whether a file of this name is unpickled if it is named as a model."""
+    return path.suffix in _PICKLED
+
+
 def cut_model(opened: Opened, request: CutRequest, printer: Printer | None = None) -> Decoupled:
     """The model cut as asked; one that was cut already as it is. Of a single graph it is cut in any mode.
 
     `printer` prints the graph as it was captured and after every pass.
 
     Raises:
-        DniError: it was cut already and is asked to be cut, or there is no example to cut it with.
+        typer.BadParameter: it was cut already and is asked to be cut.
+        DniError: there is no example to cut it with.
         GraphError: it cannot be cut as asked.
     """
     if isinstance(opened.model, Decoupled):
-        if given := request.given():
-            raise DniError(
-                f"this model is cut already, so {' and '.join(given)} would do nothing. Leave "
-                f"{'it' if len(given) == 1 else 'them'} out, or name the model that it was cut from."
-            )
+        refuse_idle(request.given(), "this model is cut already", ", or name the model that it was cut from")
         if printer is not None:
             show_cut(printer, opened.model)
         return opened.model
@@ -95,8 +105,8 @@ def cut_model(opened: Opened, request: CutRequest, printer: Printer | None = Non
     return verbs.decouple(
         program,
         plan=chosen,
-        synthesizer=_by_pattern(request.synthesizer or (), "synthesizer", "auto"),
-        interface=_by_pattern(request.interface or (), "interface", "dni"),
+        synthesizer=_by_pattern(request.synthesizer or (), SYNTHESIZERS, "auto"),
+        interface=_by_pattern(request.interface or (), INTERFACES, "dni"),
     )
 
 
@@ -104,12 +114,12 @@ def captured(opened: Opened, request: CaptureRequest) -> Program:
     """The model as a program with an example; the one graph of an exported program serves all modes.
 
     Raises:
+        typer.BadParameter: it is a graph already, and a front-end is named.
         DniError: there is no example, or no front-end can capture the model.
     """
     carry = _edges_back(request.carry or ())
     if isinstance(opened.model, Program):
-        if request.frontend:
-            raise DniError("this file holds a graph, not a model to capture: leave --frontend out.")
+        refuse_idle({"--frontend": request.frontend}, "this file holds a graph, and not a model to capture")
         program = in_both_modes(opened.model)
         if opened.example is not None:
             program.example = verbs.example_call(program.tree, opened.example)
@@ -203,12 +213,16 @@ def _edges_back(texts: Sequence[str]) -> dict[str, str]:
     return edges
 
 
-def _by_pattern(texts: Sequence[str], kind: str, default: str) -> str | dict[str, str]:
+def _by_pattern(texts: Sequence[str], known: Registry[Any], default: str) -> str | dict[str, str]:
     """One choice for all boundaries, or one for each pattern; a choice without a pattern is for the rest."""
+    kind = known.kind
     choices: dict[str, str] = {}
     for text in texts:
         before, mark, after = text.partition("=")
-        pattern, spec = (before, after) if mark and ":" not in before else ("*", text)
+        # A choice whose name was forgotten begins with an option, and what follows that is no choice.
+        is_choice = after.partition(":")[0] in known or not takers_of(before, known)
+        is_pattern = mark and ":" not in before and is_choice
+        pattern, spec = (before, after) if is_pattern else ("*", text)
         if pattern in choices:
             raise typer.BadParameter(f"{pattern} is given two {kind}s.", param_hint=f"--{kind}")
         choices[pattern] = spec

@@ -13,8 +13,9 @@ import torch
 from dni_fx.errors import FileError
 from dni_fx.tensor_files import read_tensor_file
 from dni_fx.training.checkpoint import MARK
-from passes import Plan
+from passes import Plan, SpecError
 
+_PLAN = "a .json file, as `dni-fx plan MODEL -o plan.json` writes"
 _SHOWN = 3
 """Names of each kind that a message tells."""
 
@@ -23,16 +24,23 @@ def read_plan(text: str) -> str | Plan:
     """The plan in a `.json` file, or on stdin for `-`; any other text is a policy's and stays text.
 
     Raises:
-        FileError: the file cannot be read.
+        FileError: the file cannot be read, or its name is not that of a plan.
         SpecError: it holds no plan.
     """
     if text != "-" and not text.endswith(".json"):
+        if ":" not in text and (Path(text).suffix or Path(text).is_file()):
+            raise FileError(f"{text} is no plan, which is {_PLAN}.")
         return text
+    where = "on stdin" if text == "-" else text
     try:
         return Plan.from_json(sys.stdin.read() if text == "-" else Path(text).read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        where = "on stdin" if text == "-" else text
+    except OSError as error:
         raise FileError(f"cannot read the plan {where}: {why(error)}.") from None
+    except UnicodeDecodeError:
+        raise FileError(f"cannot read the plan {where}: it is no text. A plan is {_PLAN}.") from None
+    except SpecError as error:
+        said = str(error).rstrip(".")
+        raise SpecError(f"cannot read the plan {where}: {said}.\nA plan is {_PLAN}.") from None
 
 
 def read_state(path: Path) -> Mapping[str, Any]:

@@ -10,15 +10,12 @@ import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, TextIO, cast
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from dni_fx import verbs
-from dni_fx.decoupled import Decoupled
 from passes import Plan
 from passes.bytes import show_bytes
 
@@ -52,14 +49,22 @@ def say_json(value: Mapping[str, Any]) -> None:
     say_document(json.dumps(_plain(value), indent=1, allow_nan=False))
 
 
-def save(cut: Decoupled, path: Path) -> None:
-    """Save a cut model; what is to be said about the file goes to stderr."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        verbs.save(cut, path)
-    for warning in caught:
-        if warning.category is UserWarning:
-            typer.echo(f"dni-fx: note: {warning.message}", err=True)
+@contextmanager
+def saying_warnings() -> Generator[None]:
+    """Inside, what Python's `warnings` tell goes to stderr as what this tool says itself, each text once."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, *place: object, **more: object) -> None:
+        if (text := str(message)) not in told:
+            told.add(text)
+            typer.echo(f"dni-fx: warning: {text}", err=True)
+
+    before = warnings.showwarning
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -16,6 +16,7 @@ from dni_fx.cli.models import read_exported
 from dni_fx.cli.output import one_document, say_document, say_json, say_nodes
 from dni_fx.cli.planned import Planned, planned_as
 from dni_fx.cli.rehearsal import beside, say_unwritten
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.files import check_place, write_whole
 from dni_fx.overlay import write_overlay
 from dni_fx.picture import check_picture, write_picture
@@ -31,11 +32,11 @@ _STDOUT = Path("-")
 def run(request: ShowPlan) -> None:
     """Print the plan as a table, and write what is asked for."""
     limit = parse_bytes(request.memory) if request.memory else 0
-    chosen = parse(request.synthesizer, SYNTHESIZERS)
-    if request.optimizer not in OPTIMIZERS:
+    optimizer = request.optimizer or "adam"
+    chosen = parse(request.synthesizer or "auto", SYNTHESIZERS)
+    if optimizer not in OPTIMIZERS:
         raise typer.BadParameter(f"there are {', '.join(OPTIMIZERS)}.", param_hint="--optimizer")
-    if request.output == _STDOUT and request.as_json:
-        raise typer.BadParameter("--json prints the plan as well.", param_hint="--output -")
+    _refuse(request)
     for path in (request.output, request.picture, request.overlay):
         check_place(None if path == _STDOUT else path)
     if request.picture is not None:
@@ -45,9 +46,7 @@ def run(request: ShowPlan) -> None:
         planned = planned_as(
             request.source, request.plan, request.capture, request.measured, show=request.print_after_all
         )
-        budget = (
-            budget_of(planned.gm, planned.plan, request.optimizer, chosen, planned.flow) if limit else None
-        )
+        budget = budget_of(planned.gm, planned.plan, optimizer, chosen, planned.flow) if limit else None
         if request.nodes or request.as_json:
             price_all(planned.flow, planned.gm, chosen)
         files = _files(request, planned, exported)
@@ -62,6 +61,28 @@ def run(request: ShowPlan) -> None:
             say_unwritten(files)
         else:
             typer.echo("".join(f"\nwrote {path}" for path in files), nl=bool(files))
+
+
+def _refuse(request: ShowPlan) -> None:
+    """Do nothing if every option has something to do.
+
+    Raises:
+        typer.BadParameter: one has not.
+    """
+    if request.output == _STDOUT and request.as_json:
+        raise typer.BadParameter("--json prints the plan as well.", param_hint="--output -")
+    if not request.memory:
+        refuse_idle({"--optimizer": request.optimizer}, "without --memory no memory is predicted")
+        if not (request.nodes or request.as_json):
+            refuse_idle(
+                {"--synthesizer": request.synthesizer},
+                "without --memory, --nodes or --json none is priced, and the plan is the same for all",
+            )
+    if request.output in {None, _STDOUT} and request.picture is None and request.overlay is None:
+        refuse_idle(
+            {"--dry-run": request.dry_run},
+            "no file is written without --output FILE, --picture or --overlay",
+        )
 
 
 def _files(request: ShowPlan, planned: Planned, exported: ExportedProgram | None) -> dict[Path, int]:

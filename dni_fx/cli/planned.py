@@ -14,9 +14,9 @@ from dni_fx.cli.after_all import Printer, show_planned
 from dni_fx.cli.commands.options import CaptureRequest, ModelRequest
 from dni_fx.cli.models import captured, open_model
 from dni_fx.cli.named_files import read_plan
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.describe import plan_of, refuse_misfit
-from dni_fx.errors import DniError
 from dni_fx.sheet import Sheet, sheet_of
 from passes import Plan
 from passes.dataflow import dataflow
@@ -50,13 +50,13 @@ def planned_as(
     for which no plan is named.
 
     Raises:
-        DniError: the model is cut already, and another plan is asked for.
+        typer.BadParameter: the model is cut already, and another plan is asked for.
         PreconditionError: the plan belongs to another graph.
     """
     opened = open_model(source)
     if isinstance(opened.model, Decoupled):
         # The graph of a file may be that of another front-end.
-        gm, call, chosen = _of_cut(opened.model, plan, capture)
+        gm, call, chosen = _of_cut(opened.model, source, plan, capture)
     else:
         program = captured(opened, capture)
         assert program.example is not None
@@ -72,13 +72,18 @@ def planned_as(
     return Planned(gm, flow, chosen, sheet_of(gm, chosen, flow))
 
 
-def _of_cut(cut: Decoupled, plan: str | None, capture: CaptureRequest) -> tuple[fx.GraphModule, Call, Plan]:
-    given = {"--plan": plan, "--frontend": capture.frontend, "--carry": capture.carry}
-    if names := [name for name, value in given.items() if value]:
-        raise DniError(
-            f"this model is cut already, so {' and '.join(names)} would do nothing. Leave "
-            f"{'it' if len(names) == 1 else 'them'} out to see its plan, or name the model it was cut from."
-        )
+def _of_cut(
+    cut: Decoupled, source: ModelRequest, plan: str | None, capture: CaptureRequest
+) -> tuple[fx.GraphModule, Call, Plan]:
+    given = {
+        "--plan": plan,
+        "--frontend": capture.frontend,
+        "--carry": capture.carry,
+        "--example": source.example,
+    }
+    refuse_idle(
+        given, "this model is cut already", " to see its plan, or name the model that it was cut from"
+    )
     gm = verbs.cut_graph(cut).capture.module(verbs.recouple(cut))
     call = cutting_of(cut).program.example
     assert call is not None

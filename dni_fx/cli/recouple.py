@@ -21,6 +21,7 @@ from dni_fx.cli.models import open_model
 from dni_fx.cli.output import say_json
 from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import bytes_of, memory_of, say_unwritten
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import DniError, FileError
 from dni_fx.files import check_place, replacing
@@ -58,6 +59,10 @@ def _check_place(request: Recouple) -> None:
     check_name(request.output, (_PROGRAM, _SAFE, *_STATE))
     if request.mode is Mode.TRAIN and request.output.suffix != _PROGRAM:
         raise typer.BadParameter("a state dict has no mode; only a .pt2 file has.", param_hint="--mode")
+    if request.output.suffix != _PROGRAM:
+        refuse_idle(
+            {"--example": request.source.example}, "a state dict is written without running the model"
+        )
     check_place(request.output)
 
 

@@ -18,9 +18,10 @@ from dni_fx.errors import CaptureError, DniError
 from dni_fx.modes import eval_mode
 from dni_fx.runtimes import Loss
 from dni_fx.training.batches import Batch, device_of
-from dni_fx.training.callbacks import Told
+from dni_fx.training.callbacks import Callback
 from dni_fx.training.stream import Stream
 from dni_fx.training.trainer import Trainer
+from dni_fx.warning import warn
 
 
 def judge_all(cut: Decoupled, data: Data, text: str, loss: Loss, has_classes: bool) -> None:
@@ -40,6 +41,7 @@ def judge_all(cut: Decoupled, data: Data, text: str, loss: Loss, has_classes: bo
                     outputs = cut(*few.args, **few.kwargs)
                 if has_classes:
                     where = f"the {part} data of {text}"
+                    _warn_of_few(data, text, losses.classes_of(losses.free_of(cut, outputs), few.target))
                     losses.check_labels(losses.free_of(cut, outputs), few.target, batches.y, where)
                 loss(outputs, few.target)
         except CaptureError:
@@ -50,13 +52,23 @@ def judge_all(cut: Decoupled, data: Data, text: str, loss: Loss, has_classes: bo
             raise DniError(f"the model cannot take the {part} data of {text}: {line}{types}") from error
 
 
-def take_one_step(cut: Decoupled, data: Data, keep: KeepRequest, options: Mapping[str, Any]) -> None:
+def _warn_of_few(data: Data, text: str, classes: int) -> None:
+    if 0 < len(data.classes) < classes:
+        warn(
+            f"the model tells {classes} classes apart, and {text} has {len(data.classes)} "
+            f"({', '.join(data.classes)}): the others are never right."
+        )
+
+
+def take_one_step(
+    cut: Decoupled, data: Data, keep: KeepRequest, options: Mapping[str, Any], watch: Callback
+) -> None:
     """Train on the first batch alone, from the checkpoint if there is one to go on from.
 
     Raises:
         DniError: the run would end here.
     """
-    trainer = Trainer(cut, callbacks=[Told(lambda number, epoch: None)], **options)  # as many as a run has
+    trainer = Trainer(cut, callbacks=[watch], **options)  # as many as a run has
     if keep.resume and keep.checkpoint is not None and keep.checkpoint.exists():
         trainer.load(keep.checkpoint)
     for batch in data.train:

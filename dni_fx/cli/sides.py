@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, fx, nn
 
 from dni_fx import verbs
 from dni_fx.cli.commands.options import CaptureRequest, ModelRequest
-from dni_fx.cli.models import Opened, captured, open_model
+from dni_fx.cli.models import Opened, captured, is_pickled, open_model
 from dni_fx.cli.named_files import read_plan, read_state
 from dni_fx.crossing import crossings_of
 from dni_fx.decoupled import Decoupled
 from dni_fx.describe import plan_of
-from dni_fx.errors import FileError
-from passes import Plan
+from dni_fx.errors import DniError, FileError
+from dni_fx.program import Program
+from passes import GraphError, Plan
 from passes.anchors import anchor_of
 
 _STATE = (".safetensors", ".pt", ".pth")
@@ -38,20 +41,69 @@ class Side:
     synthesizers: Mapping[str, Tensor] | None = None
 
 
-def side_of(text: str, allow_pickle: bool) -> Side:
-    """What is in a file, or in a model that code makes.
+def sides_of(texts: Sequence[str], allow_pickle: bool) -> list[Side]:
+    """What is in two files, or in models that code makes.
+
+    A cut file holds the operations that modules run. Code beside one is brought to the same form, the way
+    that the file was made: it is cut, saved, and read back.
 
     Raises:
-        FileError: it cannot be read.
+        FileError: one cannot be read.
     """
+    found = [_found(text, allow_pickle) for text in texts]
+    sides = [each if isinstance(each, Side) else _of_model(each) for each in found]
+    cuts = [side.nodes for side in sides if side.boundaries is not None and side.nodes is not None]
+    for at, each in enumerate(found):
+        if cuts and isinstance(each, Opened) and _is_code(each):
+            sides[at] = replace(sides[at], nodes=_as_in_a_file(each, cuts[0]) or sides[at].nodes)
+    return sides
+
+
+def _is_code(opened: Opened) -> bool:
+    return not isinstance(opened.model, Decoupled | Program) and opened.example is not None
+
+
+def _as_in_a_file(opened: Opened, wanted: Mapping[str, str]) -> dict[str, str] | None:
+    """The operations that a file would hold of this code; None if none can be made.
+
+    Of the front-ends that one may be made with, the one is taken that comes nearest to what is `wanted`.
+    """
+    nearest: dict[str, str] | None = None
+    for frontend in ("auto", "export", "dynamo"):
+        try:
+            with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a file that is gone at once
+                path = Path(folder) / "cut.pt2"
+                program = captured(opened, CaptureRequest(frontend=frontend))
+                verbs.save(verbs.decouple(program, plan="balanced:stages=1", synthesizer="zero"), path)
+                nodes = _nodes_of(verbs.load(path))
+        except (DniError, GraphError):
+            continue  # another one may be able to
+        if nearest is None or _apart(nodes, wanted) < _apart(nearest, wanted):
+            nearest = nodes
+        if nearest == wanted:
+            break
+    return nearest
+
+
+def _apart(one: Mapping[str, str], other: Mapping[str, str]) -> int:
+    return len(one.items() ^ other.items())
+
+
+def _nodes_of(cut: Decoupled) -> dict[str, str]:
+    return _nodes(verbs.cut_graph(cut).capture.module(verbs.recouple(cut)))
+
+
+def _found(text: str, allow_pickle: bool) -> Opened | Side:
     suffix = Path(text).suffix
     if suffix == ".json":
         plan = read_plan(text)
         assert isinstance(plan, Plan)
         return Side(plan=plan)
-    if suffix in _STATE and not allow_pickle:
+    is_module = allow_pickle and is_pickled(Path(text))
+    if suffix in _STATE and not is_module:
         return Side(state=_tensors(read_state(Path(text)), text))
-    return _of_model(open_model(ModelRequest(model=text, allow_pickle=allow_pickle)))
+    return open_model(ModelRequest(model=text, allow_pickle=is_module))
 
 
 def _of_model(opened: Opened) -> Side:
@@ -64,7 +116,7 @@ def _of_model(opened: Opened) -> Side:
             f"{dnis[spec.name].interface}"
             for spec in graph.specs
         }
-        nodes = _nodes(graph.capture.module(verbs.recouple(model)))
+        nodes = _nodes_of(model)
         own, whole = verbs.recouple(model).state_dict(), model.state_dict()
         rest = {name: each for name, each in whole.items() if name not in own}
         return Side(nodes, plan_of(model), boundaries, own, rest)

@@ -12,6 +12,7 @@ from dni_fx import verbs
 from dni_fx.cli.commands.simulate import Simulate
 from dni_fx.cli.output import say_json
 from dni_fx.cli.planned import Planned, planned_as
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.errors import DniError, PlanError
 from dni_fx.files import check_place, write_whole
 from dni_fx.schedules import SCHEDULES, Schedule
@@ -26,6 +27,7 @@ from dni_fx.synthesizers import SYNTHESIZERS
 from dni_fx.table import Column, show_table
 from passes import parse
 from passes.bytes import show_bytes
+from passes.words import counted
 
 _TERA = 1e12
 _NOTABLE = 0.005
@@ -47,8 +49,10 @@ def run(request: Simulate) -> None:
         parse_bandwidth(request.bandwidth) if request.bandwidth else math.inf, request.rtt / 2e3
     )
     schedules = [parse(text, SCHEDULES) for text in request.schedule or sorted(SCHEDULES)]
-    synthesizer = parse(request.synthesizer, SYNTHESIZERS)
+    synthesizer = parse(request.synthesizer or "auto", SYNTHESIZERS)
     _refuse(request)
+    if all(each.name != "dni" for each in schedules):
+        refuse_idle({"--synthesizer": request.synthesizer}, "no schedule that is compared guesses gradients")
     each = f"balanced:stages={request.ranks}" if request.ranks else verbs.DEFAULT_PLAN
     try:
         planned = planned_as(request.source, request.plan, request.capture, request.measured, default=each)
@@ -99,17 +103,13 @@ def _notes(
     """What the numbers rest on."""
     speed_of = "measured here" if planned.sheet.is_measured else f"FLOPs at {speed / _TERA:g} TFLOP/s"
     line = f"{request.bandwidth} each way" if request.bandwidth else "no limit on bandwidth"
-    stages_on = f"{_counted(len(stages.costs), 'stage')} on {_counted(ranks, 'rank')}"
+    stages_on = f"{counted(len(stages.costs), 'stage')} on {counted(ranks, 'rank')}"
     yield f"{stages_on}; times {speed_of}; {line}, round trip {request.rtt:g} ms"
     if len(stages.costs) > len(once.costs):
         yield (
-            f"The plan has {len(once.costs)} stages. They are repeated in order, as in a model "
+            f"The plan has {counted(len(once.costs), 'stage')}. It is repeated in order, as in a model "
             f"{len(stages.costs) / len(once.costs):.3g} times as deep."
         )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _table(outcomes: Mapping[str, Outcome], stages: Costed) -> str:

@@ -12,23 +12,26 @@ from typing import Any
 
 import torch
 import typer
+from torch.utils.data import DataLoader
 
 from dni_fx import verbs
 from dni_fx.board import check_board
 from dni_fx.cli import losses
 from dni_fx.cli.commands.train import Train
 from dni_fx.cli.commands.training import KeepRequest, LossName, OptimizerName, Precision
-from dni_fx.cli.data import Data, Reader, first_inputs
+from dni_fx.cli.data import BATCH_SIZE, Data, Reader, first_inputs
 from dni_fx.cli.decouple import refuse_untrainable
 from dni_fx.cli.fixed_batch import fixed_batch
 from dni_fx.cli.images import size_of
 from dni_fx.cli.models import Opened, cut_model, open_model
-from dni_fx.cli.output import save, say_json
+from dni_fx.cli.output import say_json
 from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import check_saved, say_unwritten
 from dni_fx.cli.rehearse import judge_all, take_one_step
+from dni_fx.cli.resumed import Watch, described
 from dni_fx.cli.returned_state import hinting_at_state
 from dni_fx.cli.shapes import dtype_of, image_shape
+from dni_fx.cli.usage import refuse_idle
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import ContextError, DniError, FileError, SizesError
 from dni_fx.files import check_place
@@ -52,6 +55,7 @@ _MODES = {
 class _Report:
     training: Training
     test: Mapping[str, float]
+    before: int
 
 
 def run(request: Train) -> None:
@@ -75,16 +79,18 @@ def run(request: Train) -> None:
     ):
         judge_all(cut, data, request.data.data, loss, bool(labels_of))
         if request.dry_run:
-            take_one_step(cut, data, request.keep, {"loss": loss, **_options(request)})
+            take_one_step(cut, data, request.keep, {"loss": loss, **_options(request)}, _watch(request, data))
             _say_dry(request, cut, mode, data)
             return
-        done = _trained(request, cut, data, {"loss": loss, "metrics": metrics, **_options(request)})
+        watch = _watch(request, data)
+        options = {"loss": loss, "metrics": metrics, "callbacks": [watch], **_options(request)}
+        done = _trained(request, cut, data, options)
     if request.keep.output is not None:
-        save(cut, request.keep.output)  # before anything else can fail
+        verbs.save(cut, request.keep.output)  # before anything else can fail
     if request.keep.plot is not None:
         write_plot(done.history, request.keep.plot)
     test = evaluate(cut, data.test, {"loss": loss, **metrics}) if data.test is not None else {}
-    _say(request, _Report(done, test), mode, data)
+    _say(request, _Report(done, test, watch.before), mode, data)
     _refuse_infinite(done)
 
 
@@ -100,13 +106,23 @@ def _data(request: Train, opened: Opened) -> Data:
     asked = request.data
     size = size_of(asked.image_size) if asked.image_size else None
     reader = Reader(
-        asked.batch_size,
+        asked.batch_size or BATCH_SIZE,
         asked.seed,
         dtype_of(opened.model),
         lambda: image_shape(opened, size),
         bool(request.cut.capture.carry) or _carries(opened),
+        asked.target,
     )
-    return reader.read(asked.data)
+    data = reader.read(asked.data)
+    if not data.has_images:
+        refuse_idle({"--image-size": asked.image_size}, f"{asked.data} is no folder of images")
+        if isinstance(opened.model, Decoupled):
+            refuse_idle({"--example": request.source.example}, "this model is cut already")
+    if data.is_batched or not isinstance(data.train, DataLoader):
+        refuse_idle({"--target": asked.target}, f"{asked.data} is no data set of dictionaries")
+    if data.is_batched:
+        refuse_idle({"--batch-size": asked.batch_size}, f"{asked.data} returns batches, not samples")
+    return data
 
 
 def _carries(opened: Opened) -> bool:
@@ -132,13 +148,24 @@ def _trained(request: Train, cut: Decoupled, data: Data, options: Mapping[str, A
         data.train,
         epochs=request.step.epochs,
         validation=data.validation,
-        observe=_say_nothing if request.as_json else _say_epoch,
         checkpoint=keep.checkpoint,
         every=keep.every,
         resume=keep.resume,
         log_dir=keep.tensorboard,
         **options,
     )
+
+
+def _watch(request: Train, data: Data) -> Watch:
+    asked, step = request.data, request.step
+    facts = {
+        "--data": described(data, asked.data),
+        "--batch-size": str(asked.batch_size or BATCH_SIZE),
+        "--seed": str(asked.seed),
+        "--loss": step.loss.value,
+        "--labels": "given" if step.labels else "not given",
+    }
+    return Watch(_say_nothing if request.as_json else _say_epoch, request.keep.checkpoint, facts)
 
 
 @contextmanager
@@ -151,7 +178,7 @@ def _told_by_options(request: Train, cut: Decoupled) -> Generator[None]:
     except SizesError as error:
         if (batch := fixed_batch(verbs.cut_graph(cut))) is None:
             raise
-        is_asked = batch == request.data.batch_size
+        is_asked = batch == (request.data.batch_size or BATCH_SIZE)
         whole = f"the samples of each part must be a multiple of {batch}"
         remedy = whole if is_asked else f"use --batch-size {batch}"
         raise SizesError(f"{error} The batch size is fixed: {remedy}.") from None
@@ -159,6 +186,8 @@ def _told_by_options(request: Train, cut: Decoupled) -> Generator[None]:
         checkpoint = request.keep.checkpoint
         if checkpoint is not None and checkpoint.exists():
             typer.echo(f"dni-fx: stopped; with --resume it goes on from {checkpoint}.", err=True)
+        elif not request.dry_run:
+            typer.echo("dni-fx: stopped; nothing of the run is kept. --checkpoint FILE keeps it.", err=True)
         raise
 
 
@@ -214,7 +243,7 @@ def _say_epoch(number: int, epoch: Epoch) -> None:
 
 
 def _say_nothing(number: int, epoch: Epoch) -> None:
-    """Listens all the same: a checkpoint is of a run with as many listeners."""
+    pass
 
 
 def _facts(request: Train, mode: str, data: Data) -> dict[str, Any]:
@@ -226,13 +255,19 @@ def _facts(request: Train, mode: str, data: Data) -> dict[str, Any]:
 def _say(request: Train, report: _Report, mode: str, data: Data) -> None:
     if request.as_json:
         epochs = [dataclasses.asdict(each) | {"cosine": each.cosine} for each in report.training.epochs]
-        say_json({"epochs": epochs, "test": dict(report.test), **_facts(request, mode, data)})
+        told = {"epochs": epochs, "epochs_before": report.before, "test": dict(report.test)}
+        say_json(told | _facts(request, mode, data))
         return
+    if report.before >= request.step.epochs:
+        typer.echo(
+            f"nothing was left to train: {request.keep.checkpoint} has had {counted(report.before, 'epoch')} "
+            "already. A larger --epochs goes on."
+        )
     if data.classes:
         typer.echo(f"classes: {', '.join(f'{at} {name}' for at, name in enumerate(data.classes))}")
     if report.test:
         typer.echo("test: " + ", ".join(f"{name} {value:.4f}" for name, value in report.test.items()))
-    for path in (request.keep.output, request.keep.plot):
+    for path in (request.keep.output, request.keep.plot, request.keep.tensorboard):
         if path is not None:
             typer.echo(f"wrote {path}")
 

@@ -7,6 +7,8 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+from dni_fx.cli.workers import WorkerError, from_worker
+
 _INSTALLED = {"site-packages", "dist-packages"}
 _HERE = Path(__file__).parents[2]
 _OURS = (_HERE / "dni_fx", _HERE / "passes")
@@ -20,6 +22,8 @@ def blamed(error: BaseException) -> str | None:
     """
     if isinstance(error, MemoryError):
         return None  # it has run out wherever it was asked for last
+    if (there := from_worker(error)) is not None:
+        return _blamed_in_worker(there)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     summaries = traceback.extract_tb(error.__traceback__)
     ours = [at for at, each in enumerate(summaries) if _is_in(each.filename, _OURS)]
@@ -38,6 +42,14 @@ def blamed(error: BaseException) -> str | None:
     if len(own) > 1:
         said += "\n" + "".join(traceback.format_list([summaries[at] for at in own])).rstrip()
     return said
+
+
+def _blamed_in_worker(there: WorkerError) -> str:
+    """In one line: what data loaders run in their workers is the user's data, and nothing of this project."""
+    frames = [each for each in there.frames if _is_own(each.file)] or list(there.frames)
+    place = f" ({_short(frames[-1].file)}, line {frames[-1].line})" if frames else ""
+    by = frames[-1].function if frames else "the data"
+    return f"{by} raised {there.said} in a worker of the data loader{place}"
 
 
 def _place(summary: traceback.FrameSummary) -> tuple[str, int | None]:

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from dni_fx.errors import ExportError
+from passes.words import counted
 
 _TOLERANCE = 1e-5  # two libraries sum in different orders; 32-bit sums of a few thousand terms stay within it
 
@@ -120,7 +121,9 @@ def _compare(path: Path, case: Case) -> float:
         ) from error
     names = [output.name for output in session.get_outputs()]
     if len(names) != len(case.expected):
-        raise ExportError(f"the file has {len(names)} outputs, and the program has {len(case.expected)}.")
+        raise ExportError(
+            f"the file has {counted(len(names), 'output')}, and the program has {len(case.expected)}."
+        )
     return max(
         (
             difference(name, want.detach().cpu(), torch.as_tensor(got), case.said)

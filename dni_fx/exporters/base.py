@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch.export import ExportedProgram
 
 from passes import Named
+from passes.words import counted
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Written:
         shown = f"interfaces {', '.join(self.interfaces)}" if self.interfaces else "no interfaces"
         sizes = "input sizes vary" if self.dynamic else "input sizes are fixed to the example's"
         checked = "not compared" if self.difference is None else f"within {self.difference:.1e} of PyTorch"
-        return f"{self.path}: {self.nodes} nodes, {shown}, opset {self.opset}, {sizes}, {checked}"
+        return f"{self.path}: {counted(self.nodes, 'node')}, {shown}, opset {self.opset}, {sizes}, {checked}"
 
 
 @dataclass(frozen=True)

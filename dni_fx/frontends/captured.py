@@ -16,6 +16,7 @@ from typing_extensions import override
 from dni_fx.calls import Call
 from dni_fx.errors import CaptureError
 from dni_fx.program import Capture, FrontEnd, signature_of
+from passes.words import counted
 
 _KEPT = ("nn_module_stack", "custom")
 
@@ -42,7 +43,7 @@ class Captured(FrontEnd):
         for node in graph.nodes:  # fake tensors and their symbols are not for keeping
             node.meta = {key: node.meta[key] for key in _KEPT if key in node.meta}
         return Capture(
-            graph, out_spec, notes=(f"captured: {len(graph.nodes)} nodes, as they were handed in",)
+            graph, out_spec, notes=(f"captured: {counted(len(graph.nodes), 'node')}, as they were handed in",)
         )
 
 

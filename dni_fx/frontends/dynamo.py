@@ -24,6 +24,7 @@ from dni_fx.program import Capture, FrontEnd
 from dni_fx.randomness import kept_random_state
 from dni_fx.sizes import size_oblivious
 from passes.branches import ways_of
+from passes.words import counted
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,11 @@ def _captured(tree: nn.Module, model: nn.Module, call: Call) -> Capture:
 
 
 def _notes(stitched: Stitched, graph: fx.Graph) -> tuple[str, ...]:
-    notes = [f"dynamo: {len(graph.nodes)} nodes in {stitched.pieces} graphs"]
+    notes = [f"dynamo: {counted(len(graph.nodes), 'node')} in {counted(stitched.pieces, 'graph')}"]
     if ways := ways_of(graph, stitched.constants):
-        notes.append(f"dynamo: it follows {len(ways)} branches on data the way that the example takes")
+        notes.append(
+            f"dynamo: it follows {counted(len(ways), 'branch')} on data the way that the example takes"
+        )
     if not stitched.sizes.is_open:
         notes.append("dynamo: the batch size is fixed, since the model computes with it as a number")
     return tuple(notes)

@@ -27,6 +27,7 @@ from dni_fx.sizes import size_oblivious
 from dni_fx.unlifted import capture_of
 from passes.branches import ways_of
 from passes.shell import shell
+from passes.words import counted
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,11 @@ def _captured(tree: nn.Module, model: nn.Module, call: Call) -> Capture:
     capture = capture_of(program, model, dict(call.form.constants))
     constants = dict(capture.constants)
     capture = replace(capture, graph=outlined(capture.graph, constants), constants=constants)
-    notes = [f"export: {len(capture.graph.nodes)} nodes"]
+    notes = [f"export: {counted(len(capture.graph.nodes), 'node')}"]
     if ways := ways_of(capture.graph, capture.constants):
-        notes.append(f"export: it follows {len(ways)} branches on data the way that the example takes")
+        notes.append(
+            f"export: it follows {counted(len(ways), 'branch')} on data the way that the example takes"
+        )
     if not capture.sizes.is_open:
         notes.append("export: the batch size is fixed, since the model computes with it as a number")
     return replace(capture, notes=tuple(notes), ways=ways)

@@ -19,6 +19,7 @@ from dni_fx.frontends.side_effects import SideEffects
 from dni_fx.frontends.trial import silence, try_hooks
 from dni_fx.program import Capture, FrontEnd
 from dni_fx.randomness import random_state, set_random_state
+from passes.words import counted
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Symbolic(FrontEnd):
         constants = _rename_constants(
             graph, {name: model.__dict__[name] for name in set(model.__dict__) - before}
         )
-        notes = [f"symbolic: {len(graph.nodes)} nodes"]
+        notes = [f"symbolic: {counted(len(graph.nodes), 'node')}"]
         notes += [f"symbolic: kept {path} whole ({reason})" for path, reason in tracer.opaque.items()]
         assert tracer.out_spec is not None
         return Capture(graph, tracer.out_spec, constants, tuple(notes))

@@ -115,7 +115,7 @@ class Loop:
                 self._save(path)
         except DniError as refusal:
             return f"dni_fx: the run could not be kept in {path} after step {steps}: {refusal}"
-        return f"dni_fx: the run is kept in {path} as it was after step {steps}; resume=True goes on there."
+        return f"dni_fx: the run is kept in {path} as it was after step {steps}; resume it to go on there."
 
     def _step(self, batch: Any) -> None:
         trainer = self.trainer

@@ -16,6 +16,7 @@ from dni_fx.feedback import writes_of
 from dni_fx.fields import with_fields
 from dni_fx.program import signature_of
 from dni_fx.training.batches import Batch
+from passes.words import counted
 
 
 class Stream:
@@ -89,8 +90,8 @@ class Stream:
             leaves[at] = fresh if kept is None else kept[number].to(like.device)
             if leaves[at].shape != fresh.shape:
                 raise StageError(
-                    f"this batch has {size} samples, and the state that goes on into it belongs to "
-                    f"{leaves[at].shape[dim]}: every batch goes on with the samples of the one before. "
-                    "Drop an incomplete last batch."
+                    f"this batch has {counted(size, 'sample')}, and the state that goes on into it "
+                    f"belongs to {leaves[at].shape[dim]}: every batch goes on with the samples of the "
+                    "one before. Drop an incomplete last batch."
                 )
         return pytree.tree_unflatten(leaves, spec)

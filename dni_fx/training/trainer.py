@@ -39,6 +39,7 @@ from dni_fx.training.reports import Epoch, Training
 from dni_fx.training.stream import Stream
 from passes import parse
 from passes.boundary import CONTAINER
+from passes.words import counted
 
 
 class Trainer:
@@ -231,7 +232,7 @@ class Trainer:
             StageError: gradients wait for more batches, or the loader cannot go on where it is.
         """
         if waiting := self.worker.updates.batches:
-            raise StageError(f"gradients of {waiting} batches wait for more, and would be lost.")
+            raise StageError(f"gradients of {counted(waiting, 'batch')} wait for more, and would be lost.")
         self.worker.gather()
         updates = self.worker.kept()
         return {
@@ -259,8 +260,8 @@ class Trainer:
             )
         if len(state["callbacks"]) != len(self.callbacks):
             raise StageError(
-                f"the state is of a run with {len(state['callbacks'])} callbacks, and now there are "
-                f"{len(self.callbacks)}."
+                f"the state is of a run with {counted(len(state['callbacks']), 'callback')}, and this one "
+                f"has {len(self.callbacks)}."
             )
         if misfits := self._misfits(state["model"]):
             raise StageError(f"the state is of another model, or another plan: it differs in {misfits}.")

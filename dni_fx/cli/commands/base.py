@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dni_fx.cli.commands.options import AsJson
+from dni_fx.interruption import ending_at_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,12 @@ def command(request: type[Request]) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         # What reads and trains models takes seconds to import: only a command that runs waits for it.
-        importlib.import_module("dni_fx.ready")
-        work = importlib.import_module(f"dni_fx.cli.{request.work}").run
+        with ending_at_once():
+            importlib.import_module("dni_fx.ready")
+            work = importlib.import_module(f"dni_fx.cli.{request.work}").run
         made = _made(request, given)
-        with importlib.import_module("dni_fx.cli.output").one_document(made.as_json):
+        output = importlib.import_module("dni_fx.cli.output")
+        with output.saying_warnings(), output.one_document(made.as_json):
             work(made)
 
     parameters = list(_parameters(request))

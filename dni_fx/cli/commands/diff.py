@@ -18,7 +18,8 @@ class Diff(Request):
     """Show in what two files differ.
 
     In their graphs, in where they are cut and by what, and in their weights: which parameters differ, and by
-    how much. Compared is what both files hold. Exits 0 if it is equal to the bit, and 1 if it is not.
+    how much. Compared is what both files hold; code beside a cut file as that file would hold it. Exits 0 if
+    it is equal to the bit, and 1 if it is not.
     """
 
     name = "diff"

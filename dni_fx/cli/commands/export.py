@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dni_fx.cli.commands.base import Request
-from dni_fx.cli.commands.options import CutRequest, DryRun, ModelRequest, OutputFile
+from dni_fx.cli.commands.options import CutRequest, DryRun, ModelRequest
 from dni_fx.cli.completion import completing
 
 
@@ -25,7 +26,16 @@ class Export(Request):
     work = "export"
 
     source: ModelRequest
-    output: OutputFile
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The .onnx file to write; for onnx-stages a folder.",
+            show_default=False,
+        ),
+    ]
     exporter: Annotated[
         str,
         typer.Option(

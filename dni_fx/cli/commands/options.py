@@ -31,10 +31,6 @@ AllowEvalGraph = Annotated[
         help="Train a graph that was exported in eval mode: no dropout, and batch norm as it was then.",
     ),
 ]
-OutputFile = Annotated[
-    Path,
-    typer.Option("--output", "-o", metavar="FILE", help="The file to write.", show_default=False),
-]
 ModelText = Annotated[
     str,
     typer.Argument(
@@ -127,8 +123,8 @@ class CutRequest:
     ] = None
     capture: CaptureRequest = CaptureRequest()
 
-    def given(self) -> list[str]:
-        """The options that the user gave."""
+    def given(self) -> dict[str, object]:
+        """The options that the user gave, by name."""
         names = {
             "--plan": self.plan,
             "--synthesizer": self.synthesizer,
@@ -136,4 +132,4 @@ class CutRequest:
             "--frontend": self.capture.frontend,
             "--carry": self.capture.carry,
         }
-        return [name for name, value in names.items() if value]
+        return {name: value for name, value in names.items() if value}

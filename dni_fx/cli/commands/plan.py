@@ -53,16 +53,17 @@ class ShowPlan(Request):
             show_default=False,
         ),
     ] = ""
-    optimizer: Annotated[str, typer.Option(metavar="NAME", help="For --memory: sgd, momentum or adam.")] = (
-        "adam"
-    )
+    optimizer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="For --memory: sgd, momentum or adam; adam if not said."),
+    ] = None
     synthesizer: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="SPEC",
-            help="What guesses gradients, for --memory, --nodes and --json.",
+            help="What guesses gradients, for --memory, --nodes and --json; auto if not said.",
             autocompletion=completing("synthesizers"),
         ),
-    ] = "auto"
+    ] = None
     print_after_all: PrintAfterAll = False
     dry_run: DryRun = False

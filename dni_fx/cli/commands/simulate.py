@@ -67,11 +67,13 @@ class Simulate(Request):
         ),
     ] = None
     synthesizer: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="SPEC", help="What guesses gradients, for dni.", autocompletion=completing("synthesizers")
+            metavar="SPEC",
+            help="What guesses gradients, for dni; auto if not said.",
+            autocompletion=completing("synthesizers"),
         ),
-    ] = "auto"
+    ] = None
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the first steps over time, as .svg.")
     ] = None

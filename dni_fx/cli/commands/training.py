@@ -51,7 +51,19 @@ class DataRequest:
             show_default=False,
         ),
     ]
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch, where DATA is samples.")] = 32
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples in a batch, where DATA is samples; 32 if not said."),
+    ] = None
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of samples that are dictionaries, the entry that is the target; labels if not said. The "
+            "others are inputs by name.",
+            show_default=False,
+        ),
+    ] = ""
     image_size: Annotated[
         str,
         typer.Option(
