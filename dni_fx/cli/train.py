@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from dni_fx import verbs
 from dni_fx.board import check_board
 from dni_fx.cli import losses
+from dni_fx.cli.alongside import alongside
 from dni_fx.cli.commands.train import Train
 from dni_fx.cli.commands.training import KeepRequest, LossName, OptimizerName, Precision
 from dni_fx.cli.data import BATCH_SIZE, Data, Reader, first_inputs
@@ -59,7 +60,12 @@ class _Report:
 
 
 def run(request: Train) -> None:
-    """Train, keep what is asked for, and say how it went."""
+    """Train, keep what is asked for, and say how it went: the first of several processes does."""
+    with alongside(request) as mine:
+        _run(mine)
+
+
+def _run(request: Train) -> None:
     _check(request.keep)
     opened = open_model(request.source)
     mode = mode_of(opened.model) if isinstance(opened.model, Program) else ""

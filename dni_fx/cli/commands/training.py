@@ -94,7 +94,10 @@ class StepRequest:
     runtime: Annotated[
         str,
         typer.Option(
-            metavar="SPEC", help="How the stages run, such as local.", autocompletion=completing("runtimes")
+            metavar="SPEC",
+            help="How the stages run, such as local; or distributed, where several processes are started by "
+            "`torchrun --nproc-per-node 2 -m dni_fx train`.",
+            autocompletion=completing("runtimes"),
         ),
     ] = "backprop"
     labels: Annotated[bool, typer.Option("--labels", help="Show the labels to the synthesizers (cDNI).")] = (
