@@ -1,7 +1,11 @@
 """A run of several processes is the same run as one of a single process, and ends as well."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,3 +177,43 @@ def test_a_request_to_terminate_that_came_to_another_process_keeps_the_run(tmp_p
     assert first.startswith("exit 143 after "), first
     assert "rank 0 has ended the run" in last
     assert torch.load(path, weights_only=True)["steps"] == int(first.rpartition(" ")[2])
+
+
+RESTARTED = """
+import os, signal, sys
+from pathlib import Path
+from tests.test_distributed_runs import loader, trainer_of
+
+trainer = trainer_of("distributed:lag=0")
+once = Path("killed")
+
+def accuracy(out, y):
+    if trainer.steps == 9 and not once.exists():
+        once.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0
+
+trainer.metrics["kills"] = accuracy
+report = trainer.fit(loader(), 3, checkpoint="run.ckpt", every=2, resume=True, progress=False)
+if trainer.worker.leads:
+    print([epoch.loss for epoch in report.epochs])
+"""
+
+
+def test_torchrun_goes_on_from_the_last_checkpoint(tmp_path):
+    (tmp_path / "train.py").write_text(RESTARTED, "utf-8")
+    launcher = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1 train.py"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher.split()],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed").exists()
+    assert "rank 1 is gone" in done.stderr
+    assert json.loads(done.stdout) == [figures[0] for figures in fitted("local:streams=true", 3)[0]]

@@ -24,7 +24,10 @@ each = pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 
 def python(folder, *arguments):
     """What Python prints; the samples and the library can be imported, and stderr stays empty."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (FOLDER, FOLDER.parent)))}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, (FOLDER, FOLDER.parent))),
+    }
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -108,3 +111,12 @@ def test_a_net_cut_everywhere_comes_within_3_points_of_backprop_with_labels(net,
 def test_two_rates_counts_what_only_messages_tell(tmp_path):
     printed = python(tmp_path, FOLDER / "two_rates.py", "--steps", "30")
     assert re.fullmatch(r"step 30: odd digits [\d.]+ right, threes [\d.]+\n", printed)
+
+
+def test_several_processes_train_what_one_trains(tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    printed = python(tmp_path, *launcher, FOLDER / "several_processes.py")
+    epochs = re.findall(r"^epoch (\d): loss ([\d.]+), .* validation accuracy ([\d.]+)", printed, re.MULTILINE)
+    assert [number for number, _, _ in epochs] == ["1", "2", "3"]
+    assert float(epochs[-1][1]) < float(epochs[0][1])
+    assert float(epochs[-1][2]) > 0.9

@@ -1,0 +1,1 @@
+"""What stages on several processes gain over pipeline schedules, data parallel and one process."""

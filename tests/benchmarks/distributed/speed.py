@@ -1,0 +1,42 @@
+"""The time of a step of each way, on all ranks, in turn."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+import torch.distributed as dist
+
+from dni_fx.distributed.processes import joined
+from tests.benchmarks.distributed.nets import TASKS
+from tests.benchmarks.distributed.ways import ways
+
+
+def measured(
+    rank: int, net: str, micros: list[int], rows: list[str], lag: int, steps: int, rounds: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Seconds a step of every way in every round: by the clock, and of the processor in this main thread.
+
+    The order of the ways turns from round to round.
+    """
+    joined(600.0)
+    torch.manual_seed(0)
+    task = TASKS[net]
+    known = ways(micros, lag, dist.get_world_size())
+    chosen = [name for name in known if not rows or name.startswith(tuple(rows))]
+    made = {name: known[name](task) for name in chosen}
+    batch = task.batch(task.size)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
+    for each in range(rounds + 1):
+        turned = chosen[each % len(chosen) :] + chosen[: each % len(chosen)]
+        for name in turned:
+            dist.barrier()
+            begin, work = time.perf_counter(), time.thread_time()
+            for _ in range(steps):
+                made[name].step(*batch)
+            made[name].end()
+            worked = time.thread_time() - work
+            dist.barrier()
+            if each:  # the first round warms up
+                times[name].append(((time.perf_counter() - begin) / steps, worked / steps))
+    return times
