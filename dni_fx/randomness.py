@@ -26,7 +26,7 @@ def kept_random_state() -> Generator[None]:
 class Streams:
     """A stream of torch's random numbers for each stage in one step, whoever runs it, in whatever order."""
 
-    seed: int
+    seed: int | str
     step: int
 
     @contextmanager

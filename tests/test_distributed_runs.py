@@ -88,6 +88,15 @@ def test_a_run_without_lag_is_that_of_local_with_all_its_figures(options):
         same(alone, each)
 
 
+def test_replicas_have_one_model_and_one_report_in_the_end():
+    found = run_ranks(on_rank, 4, "distributed:replicas=2,lag=1", 2, {"accumulate": 4})
+    for each in found[1:]:
+        same(found[0], each)
+    alone = fitted("local:streams=true", accumulate=4)
+    assert [step for step, _, _ in found[0][1]] == [step for step, _, _ in alone[1]]
+    assert abs(found[0][0][-1][0] - alone[0][-1][0]) < 0.1
+
+
 def test_with_lag_and_deterministic_a_run_can_be_repeated():
     first, again = (run_ranks(on_rank, 3, "distributed:lag=2,deterministic=true", 2, {}) for _ in range(2))
     same(first[0], again[0])

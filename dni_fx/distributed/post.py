@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,31 +14,37 @@ from dni_fx.errors import StageError
 
 
 class Post:
-    """The wire for one run; what arrives is put on the device of this process."""
+    """The wire among some processes for one run; what arrives is put on the device of this one.
 
-    def __init__(self, wire: Wire, run: int, device: torch.device) -> None:
+    Processes have numbers of their own in it, in the order of `members`; it is among all if none are named.
+    """
+
+    def __init__(
+        self, wire: Wire, run: int, device: torch.device, members: Sequence[int] | None = None
+    ) -> None:
         self.wire = wire
         self.run = run
         self.device = device
-
-    @property
-    def rank(self) -> int:
-        """The number of this process."""
-        return self.wire.rank
+        self.members = tuple(range(wire.size)) if members is None else tuple(members)
+        self.rank = self.members.index(wire.rank)
 
     @property
     def size(self) -> int:
         """How many processes there are."""
-        return self.wire.size
+        return len(self.members)
 
     @property
     def others(self) -> tuple[int, ...]:
         """The numbers of all others."""
-        return self.wire.others
+        return tuple(rank for rank in range(self.size) if rank != self.rank)
+
+    def among(self, members: Sequence[int]) -> Post:
+        """The same wire among these processes."""
+        return Post(self.wire, self.run, self.device, members)
 
     def send(self, to: int, topic: str, tree: object = None) -> None:
         """Send, and go on; its tensors must not be written to any more."""
-        self.wire.send(to, f"{self.run}/{topic}", tree)
+        self.wire.send(self.members[to], f"{self.run}/{topic}", tree)
 
     def send_all(self, topic: str, tree: object = None) -> None:
         """Send to all others."""
@@ -51,7 +57,7 @@ class Post:
         Raises:
             StageError: a process is lost.
         """
-        tree = self.wire.take(of, f"{self.run}/{topic}")
+        tree = self.wire.take(self.members[of], f"{self.run}/{topic}")
         if self.device.type == "cpu":
             return tree
         return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), tree)
@@ -62,7 +68,7 @@ class Post:
         Raises:
             StageError: a process is lost.
         """
-        return self.wire.there(of, f"{self.run}/{topic}")
+        return self.wire.there(self.members[of], f"{self.run}/{topic}")
 
     def agree(self, topic: str, facts: Mapping[str, Any]) -> None:
         """Do nothing if all processes have the same facts.

@@ -114,6 +114,10 @@ class Worker(abc.ABC):
         """The figures of the steps of which not all was known before."""
         return iter(())
 
+    def share(self, parts: Any) -> Any:
+        """The samples of a batch that this process trains on."""
+        return parts
+
     @abc.abstractmethod
     def step(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None

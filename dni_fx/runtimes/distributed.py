@@ -38,6 +38,9 @@ class Distributed(Runtime):
     repeated. A parameter that stages of several processes read is moved by the last of them, with the sum of
     their gradients; a process that reads it has it as it was `lag` steps ago at the latest.
 
+    With `replicas`, so many processes have each stage, and train it on equal parts of every batch: with two
+    of them, the stages lie on half of the processes. Gradients are averaged, as in data parallel training.
+
     Stages draw random numbers from streams by `seed`, the step and the stage. A process that is silent for
     `patience` seconds, or ends, ends the run of the others.
 
@@ -49,12 +52,15 @@ class Distributed(Runtime):
 
     lag: int = 4
     deterministic: bool = False
+    replicas: int = 1
     seed: int = 0
     patience: float = 60.0
 
     def __post_init__(self) -> None:
         if self.lag < 0:
             raise SpecError(f"distributed.lag is 0 or more steps, not {self.lag}.")
+        if self.replicas < 1:
+            raise SpecError(f"distributed.replicas is 1 or more, not {self.replicas}.")
         if not self.patience > 0:
             raise SpecError(f"distributed.patience is above 0 seconds, not {self.patience}.")
 

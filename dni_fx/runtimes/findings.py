@@ -57,11 +57,13 @@ class Reports:
 
 
 def _together(parts: list[Findings]) -> Findings:
-    first = parts[0]
-    loss = next((part.loss for part in parts if part.loss is not None), None)
-    metrics = {name: value for part in parts for name, value in part.metrics.items()}
-    boundaries = {name: found for part in parts for name, found in part.boundaries.items()}
-    return Findings(first.step, first.size, loss, metrics, boundaries)
+    first, known = parts[0], [part for part in parts if part.loss is not None]
+    loss = sum(float(part.loss) for part in known if part.loss is not None) / len(known)
+    metrics = {
+        name: sum(float(part.metrics[name]) for part in known) / len(known) for name in known[0].metrics
+    }
+    boundaries = {name: found for part in reversed(parts) for name, found in part.boundaries.items()}
+    return Findings(first.step, sum(part.size for part in known), loss, metrics, boundaries)
 
 
 def _plain(told: Findings) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Leg(Walk):
     when all of its own stages that read from it have run backward: with the true gradients, of values whose
     gradient is wanted.
 
-    `postponed` are optimizers that others have still gradients for.
+    `postponed` are optimizers that others have still gradients for; with `postpones`, all of them.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Leg(Walk):
         self.unanswered: set[tuple[int, int]] = set()
         self._received: set[int] = set()
         self.postponed: list[str] = []
+        self.postpones = False
         own = set(route.within)
         for spec in graph.marked.specs:
             if spec.producer not in own and not spec.group:
@@ -186,7 +187,7 @@ class Leg(Walk):
     def _update(self, stage: int) -> None:
         for name in self.due.get(stage, ()):
             owned = self.worker.updates.owned[name]
-            if any(each in self.route.shared for each in owned.parameters):
+            if self.postpones or any(each in self.route.shared for each in owned.parameters):
                 self.postponed.append(name)  # others have still to say what they have for it
             else:
                 self.worker.updates.step(name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from dni_fx.calls import Call
@@ -23,11 +23,12 @@ from dni_fx.runtimes.findings import Findings, Reports
 from dni_fx.runtimes.leg import Leg
 from dni_fx.runtimes.places import Places
 from dni_fx.runtimes.recipe import Recipe
+from dni_fx.runtimes.replicas import Replicas
 from dni_fx.runtimes.route import Route
 from dni_fx.runtimes.staged import Staged
 from dni_fx.runtimes.tied import Tied
 from dni_fx.runtimes.walk import Manner
-from dni_fx.runtimes.whole import Whole
+from dni_fx.runtimes.whole import Whole, begin
 from passes import Plan
 from passes.switches import switches_kept
 
@@ -51,6 +52,11 @@ class Manners(Protocol):
         ...
 
     @property
+    def replicas(self) -> int:
+        """How many processes have each stage, and share the samples of a batch."""
+        ...
+
+    @property
     def seed(self) -> int:
         """What random numbers of stages come from."""
         ...
@@ -59,21 +65,23 @@ class Manners(Protocol):
 class Member(Staged):
     """The runtime at work in one process. `legs` are the steps that not all have answered yet."""
 
-    def __init__(self, cut: Decoupled, recipe: Recipe, runtime: Manners, post: Post) -> None:
+    def __init__(self, cut: Decoupled, recipe: Recipe, runtime: Manners, world: Post) -> None:
         super().__init__(cut, recipe)
         self.runtime = runtime
-        self.post = post
+        self.world = world
+        self.replicas = Replicas(runtime.replicas, world.size, world.device.type)
+        self.post = world.among(self.replicas.pipeline)
         self.legs: deque[Leg] = deque()
         self.number = 0
         self.is_leading = False
-        self.reports = Reports(post)
+        self.reports = Reports(world)
         self._ties: list[Tied] = []
-        Places(cut, [post.device]).gather(post.device)
+        Places(cut, [world.device]).gather(world.device)
 
     @property
     @override
     def leads(self) -> bool:
-        return self.post.rank == 0
+        return self.world.rank == 0
 
     @property
     @override
@@ -82,12 +90,16 @@ class Member(Staged):
 
     @override
     def ask(self, signal: int) -> None:
-        self.post.send(0, "asked", signal)
+        self.world.send(0, "asked", signal)
 
     @override
     def asked(self) -> int | None:
-        there = [other for other in self.post.others if self.post.there(other, "asked")]
-        return self.post.take(there[0], "asked") if there else None
+        there = [other for other in self.world.others if self.world.there(other, "asked")]
+        return self.world.take(there[0], "asked") if there else None
+
+    @override
+    def share(self, parts: Any) -> Any:
+        return self.replicas.share(parts)
 
     @override
     def step(
@@ -121,12 +133,15 @@ class Member(Staged):
                 passage = cutting.passage(route.graph, None)
                 leaves = passage.enter(call.leaves, as_leaves=True)
             values = dict(zip(route.graph.road.split.inputs, leaves, strict=True))
-            streams, everything = Streams(self.runtime.seed, cutting.step.number), set(range(route.loss))
+            seed = f"{self.runtime.seed}" + f", {self.replicas.number}" * bool(self.replicas.number)
+            streams, everything = Streams(seed, cutting.step.number), set(range(route.loss))
             manner = Manner(due, everything, passage, streams=streams, within=route.within)
             leg = Leg(self, route.graph, values, manner, route, self.post, self.number)
+            leg.postpones = self.replicas.count > 1
             outcome = leg.run(target)
             if self.updates.is_due:
                 tied.collect(self.number)
+                self.replicas.average(self._moved(leg.postponed))
                 for name in leg.postponed:
                     self.updates.step(name)
                 tied.spread(self.number)
@@ -154,10 +169,10 @@ class Member(Staged):
         route = Route(graph, self.post.rank, self.post.size)
         plan = cutting_of(self.cut).plan
         assert isinstance(plan, Plan)
-        self.post.agree(f"graph {self.number}", _facts_of(graph, plan))
+        self.world.agree(f"graph {self.number}", _facts_of(graph, plan))
         self.settle()
         if not self._ties:
-            Whole(self.cut, route, self.post).begin(f"start {self.number}")
+            begin(self.cut, self.world, f"start {self.number}")
         self._ties.append(made := Tied(route, self.post))
         return made
 
@@ -176,6 +191,10 @@ class Member(Staged):
                 f"optimizer, and these want it so: {', '.join(hears)}. Choose another, with an lr above 0."
             )
 
+    def _moved(self, names: Iterable[str]) -> list[nn.Parameter]:
+        """What these optimizers move, in an order that is the same in all replicas."""
+        return [each for name in sorted(names) for each in self.updates.owned[name].parameters.values()]
+
     @override
     def settle(self) -> None:
         self._catch_up(0)
@@ -190,6 +209,8 @@ class Member(Staged):
         tied = [each for each in self._ties if waiting]
         for each in tied:
             each.collect(self.number)
+        if waiting:
+            self.replicas.average(self._moved(self.updates.owned))
         self.updates.flush()
         for each in tied:
             each.spread(self.number)
@@ -200,7 +221,10 @@ class Member(Staged):
         self.lead("gather")
         self.settle()
         for at, tied in enumerate(self._ties):
-            Whole(self.cut, tied.route, self.post).exchange(f"whole {self.number} {at}")
+            topic = f"{self.number} {at}"
+            whole = Whole(self.cut, tied.route, self.post)
+            whole.adopt(self.world.among(self.replicas.peers), f"mine {topic}")
+            whole.exchange(f"whole {topic}")
 
     @override
     def end_epoch(self, loss: float) -> None:
@@ -232,12 +256,12 @@ class Member(Staged):
     @override
     def lead(self, order: str, details: object = None) -> None:
         if self.is_leading:
-            self.post.send_all("orders", (order, details))
+            self.world.send_all("orders", (order, details))
 
     @override
     def orders(self) -> Iterator[tuple[str, Any]]:
         while True:
-            order, details = self.post.take(0, "orders")
+            order, details = self.world.take(0, "orders")
             if order == "failed":
                 raise StageError(f"rank 0 has ended the run: {details}")
             yield order, details

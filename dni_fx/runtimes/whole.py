@@ -21,12 +21,14 @@ class Whole:
         self.route = route
         self.post = post
 
-    def begin(self, topic: str) -> None:
-        """Have the first rank's model everywhere: others may have been made with other random numbers."""
-        if self.post.rank == 0:
-            self.post.send_all(topic, {key: value.clone() for key, value in self.cut.state_dict().items()})
+    def adopt(self, peers: Post, topic: str) -> None:
+        """Have what the first of several replicas has trained of these stages, in the others of them."""
+        if peers.size == 1:
+            return
+        if peers.rank == 0:
+            peers.send_all(topic, (self._weights(), self._interfaces()))
         else:
-            self.cut.load_state_dict(self.post.take(0, topic))
+            self._put(*peers.take(0, topic))
 
     def exchange(self, topic: str) -> None:
         """Send what was trained here to all others, and take what they have trained."""
@@ -62,3 +64,11 @@ class Whole:
         known = dnis(self.cut)
         for name, state in interfaces.items():
             known[name].load_state_dict(state)
+
+
+def begin(cut: Decoupled, world: Post, topic: str) -> None:
+    """Have the first process's model everywhere: others may have been made with other random numbers."""
+    if world.rank == 0:
+        world.send_all(topic, {key: value.clone() for key, value in cut.state_dict().items()})
+    else:
+        cut.load_state_dict(world.take(0, topic))

@@ -49,6 +49,10 @@ class Batch:
         parts = ((), dict(inputs), target) if isinstance(inputs, Mapping) else (args, {}, target)
         return Batch(*pytree.tree_map_only(Tensor, lambda t: t.to(device, non_blocking=True), parts))
 
+    def part(self, share: Callable[[Any], Any]) -> Batch:
+        """What `share` takes of it."""
+        return Batch(*share((self.args, self.kwargs, self.target)))
+
     @contextmanager
     def explained(self, model: nn.Module) -> Generator[None]:
         """Inside, the model is called with the inputs.

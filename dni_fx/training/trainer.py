@@ -102,7 +102,7 @@ class Trainer:
         Raises:
             StageError: it is not a pair of inputs and targets.
         """
-        return self.train_on(Batch.of(batch, device_of(self.cut)))
+        return self.train_on(Batch.of(batch, device_of(self.cut)).part(self.worker.share))
 
     def train_on(self, batch: Batch) -> Outcome:
         """Train on one batch that was taken apart.
@@ -128,6 +128,7 @@ class Trainer:
 
     def found_on(self, batch: Batch) -> Findings:
         """Train on one batch; returns what this process knows of it."""
+        batch = batch.part(self.worker.share)
         outcome = self.train_on(batch)
         boundaries = self.history.fresh()
         if not self.worker.has_loss:
@@ -194,10 +195,7 @@ class Trainer:
         return Training(tuple(self.epochs), self.history.records)
 
     def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
-        """Means of the loss and the metrics over batches, by the original model in eval mode.
-
-        In a run of several processes outside of `fit`, all call it.
-        """
+        """Means of the loss and the metrics over batches, in eval mode; of several processes, all call it."""
         self.worker.gather()
         recipe, updates = self.worker.recipe, self.worker.updates
         with self.worker.across(), updates.autocast():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import dni_fx
 from dni_fx.runtimes import RUNTIMES, Recipe
 from passes import parse
 from tests.processes import run_ranks
@@ -74,3 +75,48 @@ def test_without_lag_each_step_equals_one_of_local(interface, ranks):
             assert (theirs == losses) is (rank == ranks - 1)
             for key, value in weights.items():
                 assert torch.equal(value, state[key]), (name, rank, key)
+
+
+REPLICAS = ["chain", "tied-layer", "frozen-layer", "early-output", "two-inputs", "own-parameters"]
+
+
+def replicated(rank, names, how):
+    """The losses and weights after steps in which each replica has its half of the samples."""
+    found = {}
+    for name in names:
+        torch.manual_seed(0)
+        cut, inputs = stirred_zoo(name, **how)
+        worker = parse("distributed:lag=0,replicas=2", RUNTIMES).start(cut, Recipe(loss_of, sgd))
+        target, losses = torch.full((), 0.3, dtype=torch.float64), []
+        for step in range(6):
+            args, kwargs, _ = worker.share((doubled(inputs, step), {}, target))
+            losses.append(float(worker.step(args, kwargs, target, None).loss))
+        worker.gather()
+        found[name] = losses, {key: value.clone() for key, value in cut.state_dict().items()}
+    return found
+
+
+def doubled(inputs, step):
+    """Twice as many samples, half of them others."""
+    return tuple(
+        torch.cat([x * (1 + step) / 4, x.flip(0) * 0.3]) if x.is_floating_point() else x for x in inputs
+    )
+
+
+@pytest.mark.parametrize("how", [{"interface": "dni:warmup=1000"}, {"synthesizer": "zero"}], ids=str)
+def test_two_replicas_of_two_stages_equal_one_process(how):
+    how = {"plan": "balanced:stages=3", **how}
+    found = run_ranks(replicated, 4, REPLICAS, how)
+    for name in REPLICAS:
+        torch.manual_seed(0)
+        cut, inputs = stirred_zoo(name, **how)
+        worker = parse("local:streams=true", RUNTIMES).start(cut, Recipe(loss_of, sgd))
+        target = torch.full((), 0.3, dtype=torch.float64)
+        losses = [float(worker.step(doubled(inputs, step), {}, target, None).loss) for step in range(6)]
+        for rank, each in enumerate(found):
+            assert not isinstance(each, str), (rank, each)
+            state = each[name][1]
+            for key, value in dni_fx.recouple(cut).state_dict().items():
+                torch.testing.assert_close(state[key], value, rtol=1e-10, atol=1e-12)
+        halves = zip(found[1][name][0], found[3][name][0], strict=True)
+        torch.testing.assert_close([(one + two) / 2 for one, two in halves], losses, rtol=1e-10, atol=1e-12)
