@@ -30,7 +30,9 @@ def run_ranks(function, ranks, *args, seconds=_SECONDS, silent=None):
     pipes, processes, port = [], [], free_port()
     for rank in range(ranks):
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_run, args=(theirs, rank, ranks, port, function, args))
+        process = context.Process(
+            target=_run, args=(theirs, dict(os.environ), rank, ranks, port, function, args)
+        )
         process.start()
         theirs.close()
         pipes.append(ours)
@@ -65,8 +67,8 @@ def _result(pipe, process, seconds):
         return f"ended with {process.exitcode}"
 
 
-def _run(pipe, rank, ranks, port, function, args):
-    os.environ |= {
+def _run(pipe, environment, rank, ranks, port, function, args):
+    os.environ |= environment | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
