@@ -23,9 +23,11 @@ from dni_fx.cli.places import check_name
 from dni_fx.cli.rehearsal import bytes_of, memory_of, say_unwritten
 from dni_fx.cli.usage import refuse_idle
 from dni_fx.decoupled import Decoupled
+from dni_fx.describe import history_of
 from dni_fx.errors import DniError, FileError
 from dni_fx.files import check_place, replacing
 from dni_fx.plain import plain_program
+from dni_fx.single_mode import mode_without_graph
 from passes.words import counted
 
 _Write = Callable[[IO[bytes]], object]
@@ -38,12 +40,13 @@ def run(request: Recouple) -> None:
     opened = open_model(request.source)
     if not isinstance(opened.model, Decoupled):
         raise DniError(f"{request.source.model} is not cut, so there is nothing to take out of it.")
-    cut, batch = opened.model, None
+    cut, batch, mode = opened.model, None, request.mode
     if request.output.suffix == _PROGRAM:
         call = verbs.example_of(cut, opened.example)
         program = plain_program(cut, call, training=request.mode is Mode.TRAIN)
         size, write = bytes_of(verbs.recouple(cut)), _program_writer(program)
         batch = batch_of(program, call)
+        mode = _mode_written(request, cut)
     else:
         state: dict[str, Tensor] = dict(verbs.recouple(cut).state_dict())
         size = memory_of(state.values())
@@ -52,7 +55,7 @@ def run(request: Recouple) -> None:
         with replacing(request.output) as file:
             write(file)
         size = request.output.stat().st_size
-    _say(request, cut, size, batch)
+    _say(request, cut, size, batch, mode)
 
 
 def _check_place(request: Recouple) -> None:
@@ -64,6 +67,19 @@ def _check_place(request: Recouple) -> None:
             {"--example": request.source.example}, "a state dict is written without running the model"
         )
     check_place(request.output)
+
+
+def _mode_written(request: Recouple, cut: Decoupled) -> Mode:
+    """The mode that the graph is for: the one asked for, or the only one that there is."""
+    if mode_without_graph(history_of(cut)) != request.mode:
+        return request.mode
+    other = Mode.TRAIN if request.mode is Mode.EVAL else Mode.EVAL
+    typer.echo(
+        f"{request.source.model} holds no graph of {request.mode} mode: what {request.output} gets is that "
+        f"of {other} mode. For the weights alone, write a .safetensors or .pt file.",
+        err=True,
+    )
+    return other
 
 
 def _program_writer(program: torch.export.ExportedProgram) -> _Write:
@@ -100,12 +116,12 @@ def _safe_writer(state: Mapping[str, Tensor]) -> _Write:
     return write
 
 
-def _say(request: Recouple, cut: Decoupled, size: int, batch: int | None) -> None:
+def _say(request: Recouple, cut: Decoupled, size: int, batch: int | None, mode: Mode) -> None:
     names = list(verbs.recouple(cut).state_dict())
     if request.as_json:
         facts = {"file": request.output, "bytes": size, "dry_run": request.dry_run, "tensors": names}
         is_program = request.output.suffix == _PROGRAM
-        say_json(facts | ({"mode": request.mode, "fixed_batch": batch} if is_program else {}))
+        say_json(facts | ({"mode": mode, "fixed_batch": batch} if is_program else {}))
         return
     if request.dry_run:
         say_unwritten({request.output: size}, about=True)
