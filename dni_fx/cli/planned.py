@@ -37,7 +37,7 @@ class Planned:
 
     @property
     def fitted(self) -> Plan:
-        """The plan with a stage for every value of the graph: that of a file may hold others than the code."""
+        """The plan with a stage for every value of the graph; that of a file holds others than the code."""
         return refit(self.plan, self.flow) if any(self.plan.problems(self.gm.graph)) else self.plan
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import torch
 import typer
@@ -24,8 +23,8 @@ from dni_fx.cli.rehearsal import bytes_of, memory_of, say_unwritten
 from dni_fx.cli.usage import refuse_idle
 from dni_fx.decoupled import Decoupled
 from dni_fx.describe import history_of
-from dni_fx.errors import DniError, FileError
-from dni_fx.files import check_place, replacing
+from dni_fx.errors import DniError, FileError, first_line
+from dni_fx.files import check_place, replacing, write_at_once
 from dni_fx.plain import plain_program
 from dni_fx.single_mode import mode_without_graph
 from passes.words import counted
@@ -50,7 +49,9 @@ def run(request: Recouple) -> None:
     else:
         state: dict[str, Tensor] = dict(verbs.recouple(cut).state_dict())
         size = memory_of(state.values())
-        write = _safe_writer(state) if request.output.suffix == _SAFE else _state_writer(state)
+        write = (
+            _safe_writer(state, request.output) if request.output.suffix == _SAFE else _state_writer(state)
+        )
     if not request.dry_run:
         with replacing(request.output) as file:
             write(file)
@@ -83,17 +84,19 @@ def _mode_written(request: Recouple, cut: Decoupled) -> Mode:
 
 
 def _program_writer(program: torch.export.ExportedProgram) -> _Write:
-    return lambda file: torch.export.save(program, cast("io.BytesIO", file))
+    return lambda file: write_at_once(file, lambda patient: torch.export.save(program, patient))
 
 
 def _state_writer(state: Mapping[str, Tensor]) -> _Write:
-    return lambda file: torch.save({name: each.detach() for name, each in state.items()}, file)
+    own = {name: each.detach() for name, each in state.items()}
+    return lambda file: write_at_once(file, lambda patient: torch.save(own, patient))
 
 
-def _safe_writer(state: Mapping[str, Tensor]) -> _Write:
+def _safe_writer(state: Mapping[str, Tensor], place: Path) -> _Write:
     """Writes every name with its numbers; what shares memory is there once for each name."""
     try:
         save_file = importlib.import_module("safetensors.torch").save_file
+        refusal: type[Exception] = importlib.import_module("safetensors").SafetensorError
     except ModuleNotFoundError:
         raise FileError(
             "cannot write a .safetensors file: safetensors is not installed; "
@@ -110,7 +113,10 @@ def _safe_writer(state: Mapping[str, Tensor]) -> _Write:
 
     def write(file: IO[bytes]) -> None:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        save_file(own, file.name)  # in another file of that name, which nobody else may read
+        try:
+            save_file(own, file.name)  # in another file of that name, which nobody else may read
+        except refusal as error:
+            raise FileError(f"cannot write {place}: {first_line(error)}.") from error
         Path(file.name).chmod(mode)
 
     return write

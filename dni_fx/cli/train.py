@@ -97,11 +97,10 @@ def run(request: Train) -> None:
 def _refuse_infinite(done: Training, request: Train) -> None:
     if done.epochs and not math.isfinite(loss := done.epochs[-1].loss):
         written = [str(path) for path in (request.keep.output, request.keep.checkpoint) if path is not None]
-        holds = (
-            f", and {' and '.join(written)} " + ("hold" if len(written) > 1 else "holds") if written else ""
-        )
+        verb = "hold" if len(written) > 1 else "holds"
+        such = f", and {' and '.join(written)} {verb} such a run" if written else ""
         raise DniError(
-            f"the training has failed: its loss is {loss} at the end{holds}{' such a run' if written else ''}. "
+            f"the training has failed: its loss is {loss} at the end{such}. "
             "If the data is free of nan, try a smaller --lr, or --clip 1."
         )
 

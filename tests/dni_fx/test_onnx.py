@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-import dni_fx
 from dni_fx.errors import ExportError, FileError
 from dni_fx.exporters import onnx as exporter
 from dni_fx.exporters.onnx import Onnx
@@ -214,22 +213,6 @@ def test_a_program_that_writes_to_its_state_is_refused_and_every_buffer_listed(t
     with pytest.raises(ExportError, match=r"buffer '5.running_mean'(.|\n)*buffer '5.num_batches_tracked'"):
         Onnx().write(given, tmp_path / "m.onnx")
     assert given.state_dict["5.running_mean"].equal(before)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_program_that_branches_on_data_is_refused_with_what_to_write_instead(tmp_path: Path) -> None:
-    class Branching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.a(x).relu()
-            return self.b(x) if x.sum() < 1e6 else x
-
-    cut = dni_fx.decouple(Branching(), (torch.ones(3, 4),), plan="balanced:stages=1")
-    with pytest.raises(ExportError, match=r"branches on data.*torch\.where"):
-        dni_fx.export(cut, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
