@@ -165,8 +165,10 @@ def _rounding(outputs: Any) -> float:
     """How far results may be apart that differ by the order of additions alone."""
     found = [real_of(t).detach() for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
     tensors = [t for t in found if t.is_floating_point()]
+    # What is not finite has no digits to round: it is equal, or it is not.
+    finite = [t[t.isfinite()] for t in tensors]
     return max(
-        (_TOLERANCE.get(t.dtype, 0.0) * float(t.abs().max()) for t in tensors if t.numel()), default=0.0
+        (_TOLERANCE.get(t.dtype, 0.0) * float(t.abs().max()) for t in finite if t.numel()), default=0.0
     )
 
 

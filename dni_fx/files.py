@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from typing_extensions import override
 
 from dni_fx.errors import FileError
 
@@ -70,6 +73,61 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def write_at_once(file: IO[bytes], write: Callable[[Any], object]) -> None:
+    """Let `write` write to the file; what the file refuses is raised when it is done.
+
+    What torch has begun when a file raises, it finishes in a destructor, where an error ends the process.
+
+    Raises:
+        OSError: the file refused something.
+    """
+    patient = _Patient(file)
+    write(patient)
+    if patient.refused is not None:
+        raise patient.refused
+
+
+class _Patient(io.RawIOBase):
+    """A file that takes everything, and keeps the error of what it could not write."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self.file = file
+        self.refused: OSError | None = None
+
+    @override
+    def write(self, data: Any, /) -> int:
+        """Write if nothing was refused so far; returns how many bytes there were."""
+        if self.refused is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.refused = error
+        return len(data)
+
+    @override
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move within what was written; where something was refused, nothing is worth moving for."""
+        return 0 if self.refused is not None else self._moved(offset, whence)
+
+    def _moved(self, offset: int, whence: int) -> int:
+        try:
+            return self.file.seek(offset, whence)
+        except OSError as error:  # what was buffered is written first
+            self.refused = error
+            return 0
+
+    @override
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        """Whether the file is."""
+        return self.file.seekable()
 
 
 def _refuse_other_kinds(path: Path) -> None:

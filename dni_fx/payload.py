@@ -170,6 +170,11 @@ class PayloadReader:
             *(each for each in (described["type"], described.get("index")) if each is not None)
         )
         if device.type == "meta":
+            if self.device:
+                raise FileError(
+                    f"cannot read {self._path} to the meta device, where there are no numbers: name another "
+                    "one, such as map_location='cpu'."
+                )
             raise ValueError(f"{member} is on the meta device, where there are no numbers")
         try:
             torch.empty(0, device=device)

@@ -53,8 +53,7 @@ class Saved(FrontEnd):
             call.form.spec,
             call.form.constants,
         ):
-            names, wanted = ", ".join(call.form.names), ", ".join(self.form.names)
-            raise CaptureError(f"the graphs in {self.where} take ({wanted}), and this call passes ({names}).")
+            raise CaptureError(f"the graphs in {self.where} {_apart(self.form, call.form)}.")
         if not found.fits(call):
             shapes = ", ".join(str(tuple(leaf.shape)) for leaf in call.leaves)
             raise SizesError(
@@ -67,6 +66,23 @@ class Saved(FrontEnd):
                     "register it on the model itself."
                 )
         return found
+
+
+def _apart(held: Form, called: Form) -> str:
+    """In what a call differs from those that a graph is for."""
+    if held.names != called.names:
+        return f"take ({', '.join(held.names)}), and this call passes ({', '.join(called.names)})"
+    if held.spec == called.spec:
+        fixed = [
+            f"{theirs!r} for {ours!r}"
+            for (_, ours), (_, theirs) in zip(held.constants, called.constants, strict=False)
+            if ours != theirs
+        ]
+        return f"fix what is no tensor, and this call passes {', '.join(fixed) or 'other values'}"
+    return (
+        f"take ({', '.join(held.names)}) beside {len(held.constants)} other values, and this call passes "
+        f"them beside {len(called.constants)}, or nests them in another way"
+    )
 
 
 class Restored(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import keyword
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -108,13 +108,29 @@ def _fresh(model: nn.Module) -> nn.Module:
 def _signature(
     exported: ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> inspect.Signature:
-    names = [f"input_{i}" for i in range(len(args))]
-    user = [str(name) for name in exported.graph_signature.user_inputs]
-    if len(user) == len(args) and not kwargs:
-        names = user
+    names = _argument_names(exported)
+    if len(names) != len(args) + len(kwargs) or names[len(args) :] != list(kwargs) or not _are_names(names):
+        names = [*(f"input_{i}" for i in range(len(args))), *kwargs]
     kinds = inspect.Parameter
-    parameters = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in names]
-    return inspect.Signature(parameters + [kinds(name, kinds.KEYWORD_ONLY) for name in kwargs])
+    return inspect.Signature(
+        [
+            kinds(name, kinds.POSITIONAL_OR_KEYWORD if at < len(args) else kinds.KEYWORD_ONLY)
+            for at, name in enumerate(names)
+        ]
+    )
+
+
+def _argument_names(exported: ExportedProgram) -> list[str]:
+    """What the arguments of the model were called; empty where the program does not tell."""
+    called = next((entry for entry in exported.module_call_graph if entry.fqn == ""), None)
+    if called is None or called.signature is None:
+        return []
+    return [str(name) for name in called.signature.forward_arg_names or ()]
+
+
+def _are_names(names: Sequence[str]) -> bool:
+    valid = all(name.isidentifier() and not keyword.iskeyword(name) for name in names)
+    return valid and len(set(names)) == len(names)
 
 
 def _problems(model: object) -> Iterator[str]:

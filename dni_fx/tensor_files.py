@@ -164,9 +164,10 @@ def _opened(folder: Path, name: str) -> BufferedReader:
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     library = _library(path.parent, "safetensors.torch")
+    refusal: type[Exception] = _library(path.parent, "safetensors").SafetensorError
     try:
         library.save_file(dict(_apart(tensors)), path, metadata={"format": "pt"})
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (refusal, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"cannot write {path.parent}: {first_line(error)}.") from error
     with path.open("rb") as file:
         os.fsync(file.fileno())

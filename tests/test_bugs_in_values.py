@@ -33,6 +33,16 @@ def test_names_that_are_keywords_are_refused_by_name():
     )
 
 
+def test_verify_finds_what_is_not_a_number_equal_to_itself_in_both_modes():
+    """The graph for files failed the check, with a difference of 0, where an output was nan."""
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        net[2].bias[0] = torch.nan
+        net[2].bias[1] = torch.inf
+    cut = dni_fx.decouple(net, (torch.randn(4, 6),), plan="at:after=1")
+    assert [check.ok for check in dni_fx.verify(cut).checks][:2] == [True, True]
+
+
 class Complex(Chain):
     def forward(self, x):
         return torch.fft.fft(super().forward(x))

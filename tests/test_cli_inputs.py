@@ -13,6 +13,7 @@ import dni_fx
 from dni_fx import demo
 from dni_fx.cli.data import Arrays
 from dni_fx.cli.examples import read_example
+from dni_fx.errors import CaptureError
 from dni_fx.training.trainer import Trainer
 from tests.commands import MLP, in_an_empty_folder, module, refusal, run
 
@@ -145,6 +146,39 @@ def test_a_foreign_exported_program_can_be_inspected_and_cut(tmp_path):
     torch.export.save(torch.export.export(model, (example,)), tmp_path / "foreign.pt2")
     assert json.loads(run("inspect foreign.pt2 --json"))["kind"] == "program"
     assert json.loads(run("verify foreign.pt2 --plan balanced:stages=3 --json"))["ok"]
+
+
+def with_numbers():
+    """A model, and a call that passes a number, a nested tensor and a tensor by keyword."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x, times, pair, *, shift):
+            for _ in range(times):
+                x = torch.relu(self.a(x))[:, :6] + pair[0]
+            return self.b(self.a(x).relu()) + shift
+
+    return Net().eval(), (torch.randn(4, 6), 2, [torch.randn(6)]), {"shift": torch.randn(3)}
+
+
+def test_a_foreign_program_is_called_as_the_model_was_numbers_and_names_included():
+    model, args, more = with_numbers()
+    torch.export.save(torch.export.export(model, args, more), "foreign.pt2")
+    run("decouple foreign.pt2 -o cut.pt2")
+    run("recouple cut.pt2 -o plain.pt2")
+    run("decouple plain.pt2 -o again.pt2")
+    for name in ("cut.pt2", "again.pt2"):
+        cut = dni_fx.load(name).eval()
+        x, times, pair = args
+        assert torch.equal(cut(*args, **more), model(*args, **more))
+        assert torch.equal(cut(x=x, times=times, pair=pair, **more), model(*args, **more))
+        with pytest.raises(CaptureError, match="passes 3 for 2"):
+            cut(x, 3, pair, **more)
+        with pytest.raises(CaptureError, match="beside 2"):
+            cut(x, times, [*pair, 1.0], **more)
 
 
 def test_example_inputs_have_the_shapes_dtypes_and_bounds_asked_for():

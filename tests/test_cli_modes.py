@@ -173,3 +173,13 @@ def test_what_is_said_of_the_mode_that_a_file_lacks_is_told_to_be_of_the_other_o
         assert f"there is no graph of {lacking} mode to check" in run(f"verify {file}")
         assert json.loads(run(f"verify {file} --json"))["mode_without_graph"] == lacking
     assert json.loads(run(f"verify {MLP} --json"))["mode_without_graph"] == ""
+
+
+@pytest.mark.parametrize(("mode", "lacking"), [("eval", "train"), ("train", "eval")])
+def test_a_plain_file_says_so_where_it_gets_the_graph_of_the_mode_that_was_not_asked_for(mode, lacking):
+    exported(net().train(mode == "train"), "foreign.pt2")
+    run("decouple foreign.pt2 --allow-eval-graph -o cut.pt2")
+    out, err = both(f"recouple cut.pt2 -o plain.pt2 --mode {lacking} --json")
+    assert f"no graph of {lacking} mode" in err
+    assert json.loads(out)["mode"] == mode == json.loads(run("inspect plain.pt2 --json"))["mode"]
+    assert json.loads(run(f"recouple cut.pt2 -o plain.pt2 --mode {mode} --json"))["mode"] == mode

@@ -101,6 +101,11 @@ def test_the_plan_of_a_file_is_shown_whatever_front_end_made_its_graph(tmp_path)
     sheet = shown("plan cut.pt2")["sheet"]
     assert [row["crossings"][0]["anchor"] for row in sheet["stages"][:1]] == ["2"]
     assert json.loads(run("plan cut.pt2 -o -"))["policy"] == "at:after=2"
+    run("plan cut.pt2 --picture plan.html")
+    run("plan normed:make --plan at:after=2 --picture code.html")
+    assert (tmp_path / "plan.html").read_text("utf-8").count("Stage") == (
+        (tmp_path / "code.html").read_text("utf-8").count("Stage")
+    )
 
 
 def test_what_is_recomputed_costs_in_each_stage_that_does_so():

@@ -138,3 +138,28 @@ def test_a_file_that_was_there_keeps_its_rights_and_new_ones_get_the_usual_ones(
 def test_a_model_that_was_trained_further_is_not_what_it_was():
     before = nn.Module.state_dict(demo.mlp()[0])
     assert any(not torch.equal(before[name], each) for name, each in trained().state_dict().items())
+
+
+SMALL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from dni_fx.cli import main
+import dni_fx.cli.recouple, dni_fx.cli.models, safetensors.torch
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+sys.argv = ["dni-fx", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["plain.pt2", "plain.safetensors", "plain.pt"])
+def test_a_file_that_finds_no_room_is_refused_in_one_message_and_what_was_there_stays(name, tmp_path):
+    """The process was ended by torch, in a destructor."""
+    run(f"decouple {MLP} -o cut.pt2")
+    (tmp_path / name).write_bytes(b"old")
+    command = [sys.executable, "-c", SMALL, "recouple", "cut.pt2", "-o", name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith(f"dni-fx: cannot write {name}: ")
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / name).read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.pt2", name]

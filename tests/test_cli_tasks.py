@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import dni_fx
 from dni_fx import demo
-from tests.commands import MLP, in_an_empty_folder, run
+from tests.commands import MLP, failing, in_an_empty_folder, run
 
 __all__ = ["in_an_empty_folder"]
 
@@ -161,3 +161,7 @@ def test_a_run_whose_loss_is_not_finite_writes_what_was_asked_for_and_fails(tmp_
     epochs = json.loads(run(f"{command} -o trained.pt2 --json", exit_code=1))["epochs"]
     assert epochs[-1]["loss"] is None
     assert (tmp_path / "trained.pt2").is_file()
+    _, said = failing(f"{command} -o trained.pt2 --checkpoint run.ckpt")
+    assert "trained.pt2 and run.ckpt hold such a run" in said
+    _, said = failing(command)
+    assert "such a run" not in said

@@ -53,6 +53,19 @@ def test_what_a_library_raises_is_told_at_the_line_that_called_it(tmp_path):
     assert said.endswith("(misusing.py, line 8)")
 
 
+def test_what_a_layer_refuses_in_the_middle_of_a_run_is_told_with_the_line_of_the_graph(tmp_path):
+    module(
+        tmp_path,
+        "last_of_nine",
+        "def make():\n"
+        "    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), torch.ones(4, 4)\n"
+        "def data():\n    return torch.ones(9, 4), torch.zeros(9, dtype=torch.long)\n",
+    )
+    said = refusal("train last_of_nine:make --data last_of_nine:data --batch-size 8")
+    assert said.startswith("dni-fx: the model raised ValueError: Expected more than 1 value per channel")
+    assert "(in its graph: " in said
+
+
 def test_a_module_that_cannot_be_imported_is_named_with_its_line(tmp_path):
     module(tmp_path, "broken_import", "import no_such_package_at_all\n")
     assert refusal("inspect broken_import:make") == (

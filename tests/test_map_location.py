@@ -77,3 +77,9 @@ def test_a_device_that_is_not_there_is_told_with_what_helps(written):
         dni_fx.load(path)
     with pytest.raises(FileError, match=r"it was asked for on cuda:1, and here"):
         dni_fx.load(path, map_location="cuda:1")
+
+
+def test_the_meta_device_is_refused_as_a_place_and_not_as_damage(written):
+    _, path = written
+    with pytest.raises(FileError, match=r"to the meta device, where there are no numbers: name another one"):
+        dni_fx.load(path, map_location="meta")

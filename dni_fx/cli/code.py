@@ -20,6 +20,10 @@ def look_up(text: str, option: str) -> Any:
     """
     module_name, _, path = text.partition(":")
     here = search_here()
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise FileError(
+            f"cannot find {option} {text}: {module_name!r} is no name of a module. Write package.module:name."
+        )
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

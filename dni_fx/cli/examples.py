@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dni_fx.errors import first_line
 from passes import SpecError
 
 _ITEM = re.compile(r"(?P<sizes>\d+(?:x\d+)*)(?::(?P<dtype>[a-z]+\d*)(?:<(?P<below>\d+))?)?")
@@ -47,13 +48,26 @@ def _tensor(item: dict[str, Any], draw: torch.Generator) -> Tensor:
     if name not in _DTYPES:
         raise SpecError(f"--example knows no dtype {name!r}. Known: {', '.join(_DTYPES)}.")
     dtype = _DTYPES[name]
+    if not sizes[0]:
+        raise SpecError(f"--example asks for {item['sizes']}, and an example without samples proves nothing.")
+    try:
+        return _drawn(sizes, dtype, item, draw)
+    except (RuntimeError, OverflowError, TypeError) as error:  # how torch says that there is no such memory
+        raise SpecError(
+            f"--example asks for {item['sizes']}, which cannot be made: {first_line(error)}."
+        ) from None
+
+
+def _drawn(sizes: list[int], dtype: torch.dtype, item: dict[str, Any], draw: torch.Generator) -> Tensor:
     if not dtype.is_floating_point:
         below = int(item["below"] or _BELOW)
         if not below:
             raise SpecError("--example asks for integers from 0 up and below 0; there are none.")
         return torch.randint(below, sizes, generator=draw).to(dtype)
     if item["below"]:
-        raise SpecError(f"--example: <{item['below']} bounds integers, and {name} is none.")
+        raise SpecError(
+            f"--example: <{item['below']} bounds integers, and {item['dtype'] or 'float32'} is none."
+        )
     return torch.randn(sizes, generator=draw).to(dtype)
 
 

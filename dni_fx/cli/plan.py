@@ -17,6 +17,7 @@ from dni_fx.cli.output import one_document, say_document, say_json, say_nodes
 from dni_fx.cli.planned import Planned, planned_as
 from dni_fx.cli.rehearsal import beside, say_unwritten
 from dni_fx.cli.usage import refuse_idle
+from dni_fx.errors import DniError
 from dni_fx.files import check_place, write_whole
 from dni_fx.overlay import write_overlay
 from dni_fx.picture import check_picture, write_picture
@@ -37,8 +38,7 @@ def run(request: ShowPlan) -> None:
     if optimizer not in OPTIMIZERS:
         raise typer.BadParameter(f"there are {', '.join(OPTIMIZERS)}.", param_hint="--optimizer")
     _refuse(request)
-    for path in (request.output, request.picture, request.overlay):
-        check_place(None if path == _STDOUT else path)
+    _refuse_one_place(request)
     if request.picture is not None:
         check_picture(request.picture)
     exported = read_exported(request.source.model) if request.overlay is not None else None
@@ -61,6 +61,23 @@ def run(request: ShowPlan) -> None:
             say_unwritten(files)
         else:
             typer.echo("".join(f"\nwrote {path}" for path in files), nl=bool(files))
+
+
+def _refuse_one_place(request: ShowPlan) -> None:
+    """Do nothing if each file can be written, and has a place of its own.
+
+    Raises:
+        FileError: one cannot.
+        DniError: one would be written over another.
+    """
+    asked = {"--output": request.output, "--picture": request.picture, "--overlay": request.overlay}
+    taken: dict[Path, str] = {}
+    for option, path in asked.items():
+        if path is None or path == _STDOUT:
+            continue
+        check_place(path)
+        if (other := taken.setdefault(path.resolve(), option)) != option:
+            raise DniError(f"{other} and {option} are both {path}: name two files.")
 
 
 def _refuse(request: ShowPlan) -> None:
@@ -99,7 +116,7 @@ def _files(request: ShowPlan, planned: Planned, exported: ExportedProgram | None
         if request.picture is not None:
             written[request.picture] = place(request.picture)
             cost = "time" if planned.sheet.is_measured else "flops"
-            write_picture(planned.gm, planned.plan, written[request.picture], cost=cost)
+            write_picture(planned.gm, planned.fitted, written[request.picture], cost=cost)
         if request.overlay is not None and exported is not None:
             for each in write_overlay(exported, planned.plan, place(request.overlay)):
                 written[request.overlay.with_name(each.name)] = each

@@ -20,6 +20,7 @@ from dni_fx.describe import plan_of, refuse_misfit
 from dni_fx.sheet import Sheet, sheet_of
 from passes import Plan
 from passes.dataflow import dataflow
+from passes.placement import refit
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -33,6 +34,11 @@ class Planned:
     flow: nx.DiGraph[str]
     plan: Plan
     sheet: Sheet
+
+    @property
+    def fitted(self) -> Plan:
+        """The plan with a stage for every value of the graph; that of a file holds others than the code."""
+        return refit(self.plan, self.flow) if any(self.plan.problems(self.gm.graph)) else self.plan
 
 
 def planned_as(

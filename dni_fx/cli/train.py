@@ -97,14 +97,17 @@ def _run(request: Train) -> None:
         write_plot(done.history, request.keep.plot)
     test = evaluate(cut, data.test, {"loss": loss, **metrics}) if data.test is not None else {}
     _say(request, _Report(done, test, watch.before), mode, data)
-    _refuse_infinite(done)
+    _refuse_infinite(done, request)
 
 
-def _refuse_infinite(done: Training) -> None:
+def _refuse_infinite(done: Training, request: Train) -> None:
     if done.epochs and not math.isfinite(loss := done.epochs[-1].loss):
+        written = [str(path) for path in (request.keep.output, request.keep.checkpoint) if path is not None]
+        verb = "hold" if len(written) > 1 else "holds"
+        such = f", and {' and '.join(written)} {verb} such a run" if written else ""
         raise DniError(
-            f"the training has failed: its loss is {loss} at the end, and what was written holds such a run. "
-            "Try a smaller --lr, or --clip 1."
+            f"the training has failed: its loss is {loss} at the end{such}. "
+            "If the data is free of nan, try a smaller --lr, or --clip 1."
         )
 
 

@@ -35,6 +35,9 @@ def blamed(error: BaseException) -> str | None:
     elif own:
         text, place = next(iter(str(error).strip().splitlines()), ""), _place(summaries[own[-1]])
         name = _name(frames[own[0]])
+    elif line := next((summaries[at].line for at in below if _is_graph(summaries[at].filename)), None):
+        text = next(iter(str(error).strip().splitlines()), "")
+        return f"the model raised {type(error).__name__}: {text} (in its graph: {line.partition(';')[0]})"
     else:
         return None
     kind = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -65,6 +68,11 @@ def _name(frame: FrameType) -> str:
 def _short(file: str) -> str:
     path = Path(file)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _is_graph(file: str) -> bool:
+    """Whether this is the code of a graph, which calls what the model calls."""
+    return file.startswith("<dni_fx graph")
 
 
 def _is_own(file: str) -> bool:

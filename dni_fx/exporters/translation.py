@@ -229,6 +229,11 @@ def _refuse_what_onnx_lacks(lowered: ExportedProgram) -> None:
         if spec.kind in kinds:
             what, why = kinds[spec.kind]
             problems.append(f"it writes to {what} {spec.target!r}, {why}")
+    if any(str(node.target) == "dni_fx.follow.default" for node in lowered.graph.nodes):
+        problems.append(
+            "it branches on data, and a file could not tell when data takes another way: compute both ways "
+            "and choose with torch.where"
+        )
     if any(spec.kind is InputKind.TOKEN for spec in lowered.graph_signature.input_specs):
         problems.append("it has side effects, and an ONNX file has none")
     if problems:

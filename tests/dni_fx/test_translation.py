@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import dni_fx
+from dni_fx.errors import ExportError
 from dni_fx.exporters.onnx import Onnx
 from dni_fx.marker import Marker
 from dni_fx.restored import without_markers
@@ -118,3 +119,19 @@ def test_a_check_behind_a_boundary_does_not_take_the_anchor_of_its_value() -> No
     set_anchors(graph)
     assert anchor_of(value) == "layer:add"
     assert [anchor_of(node) for node in graph.nodes if "anchor" in node.meta].count("layer:add") == 1
+
+
+def test_a_program_that_branches_on_data_is_refused_with_what_to_write_instead(tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x).relu()
+            return self.b(x) if x.sum() < 1e6 else x
+
+    cut = dni_fx.decouple(Branching(), (torch.ones(3, 4),), plan="balanced:stages=1")
+    with pytest.raises(ExportError, match=r"branches on data.*torch\.where"):
+        dni_fx.export(cut, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
