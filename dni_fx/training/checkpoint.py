@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dni_fx.errors import FileError, StageError
-from dni_fx.files import replacing
+from dni_fx.files import replacing, write_at_once
 from dni_fx.members import check_zip
 
 MARK = "dni_fx_checkpoint"
@@ -61,7 +61,7 @@ def write_checkpoint(path: Path, state: State) -> None:
             f"cannot keep the run: {odd}. Tensors, numbers, texts, None and containers are kept."
         )
     with replacing(path) as file:
-        torch.save({MARK: VERSION, **state}, file)
+        write_at_once(file, lambda whole: torch.save({MARK: VERSION, **state}, whole))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

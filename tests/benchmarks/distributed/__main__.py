@@ -6,6 +6,7 @@ python -m tests.benchmarks.distributed --nets gpt resnet mlp --micro 1 4
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 
 from tests.benchmarks.distributed.nets import TASKS
-from tests.benchmarks.distributed.speed import measured
+from tests.benchmarks.distributed.relay import Link, relayed
+from tests.benchmarks.distributed.speed import bytes_of, measured
 from tests.processes import run_ranks
 
 
@@ -30,27 +32,24 @@ def main() -> None:
     parser.add_argument("--lag", type=int, default=4)
     parser.add_argument("--steps", type=int, default=6, help="steps of each way in its turn")
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rtt", nargs="+", type=float, default=[0.0], help="milliseconds there and back")
+    parser.add_argument("--bandwidth", default="50Mbit", help="of each direction, where there is an rtt")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     found: dict[str, Any] = {}
-    for net in asked.nets:
-        told = run_ranks(
-            measured,
-            asked.ranks,
-            net,
-            asked.micro,
-            asked.rows,
-            asked.lag,
-            asked.steps,
-            asked.rounds,
-            seconds=3600,
-        )
+    for net, rtt in itertools.product(asked.nets, asked.rtt):
+        facts = net, asked.micro, asked.rows, asked.lag, asked.steps, asked.rounds
+        with relayed(Link(rtt / 1e3, bytes_of(asked.bandwidth)) if rtt else None):
+            told = run_ranks(measured, asked.ranks, *facts, seconds=3600)
         if wrong := [each for each in told if isinstance(each, str)]:
             raise SystemExit("\n".join(wrong))
-        found[net] = {name: [each[0] for each in row] for name, row in told[0].items()}
+        far = f", {rtt:g} ms and {asked.bandwidth} apart" if rtt else ""
+        times = {name: [each[0] for each in row] for name, row in told[0].items()}
         work = {name: max(min(each[1] for each in rank[name]) for rank in told) for name in told[0]}
-        print(f"\n{net}, {asked.ranks} ranks, torch {torch.__version__}")
-        print(table(found[net], work))
+        found[f"{net}{far}"] = times
+        print(
+            f"\n{net}, {asked.ranks} ranks{far}, torch {torch.__version__}\n{table(times, work)}", flush=True
+        )
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1), "utf-8")
 

@@ -18,6 +18,9 @@ _CHUNK = 2**14
 _CONTROL = "DNI_FX_RELAY"
 """Where the environment says the port is at which the relay opens a way to another port."""
 
+_stores: list[dist.Store] = []
+"""What torch refers to from C++ alone, and Python would forget."""
+
 
 @dataclass(frozen=True)
 class Link:
@@ -33,7 +36,7 @@ def relayed(link: Link | None) -> Generator[None]:
     if link is None:
         yield
         return
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(theirs, link), daemon=True)
     process.start()
@@ -110,8 +113,9 @@ class RelayedStore(dist.Store):
 def join_by_relay(rank: int) -> None:
     """Join the process group of the environment, through the relay if there is one."""
     port, size = int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
-    inner = dist.TCPStore("127.0.0.1", port, size, rank == 0)
-    dist.init_process_group("gloo", store=RelayedStore(inner, rank), rank=rank, world_size=size)
+    store = RelayedStore(dist.TCPStore("127.0.0.1", port, size, rank == 0), rank)
+    _stores.append(store)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
 
 
 def _serve(pipe: object, link: Link) -> None:

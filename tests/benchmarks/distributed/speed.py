@@ -9,7 +9,16 @@ import torch.distributed as dist
 
 from dni_fx.distributed.processes import joined
 from tests.benchmarks.distributed.nets import TASKS
+from tests.benchmarks.distributed.relay import join_by_relay
 from tests.benchmarks.distributed.ways import ways
+
+
+def bytes_of(text: str) -> float:
+    """Bytes a second of a bandwidth such as 50Mbit."""
+    for unit, size in {"Gbit": 1e9, "Mbit": 1e6, "kbit": 1e3}.items():
+        if text.endswith(unit):
+            return float(text.removesuffix(unit)) * size / 8
+    raise SystemExit(f"{text} is no bandwidth: write 50Mbit.")
 
 
 def measured(
@@ -19,6 +28,7 @@ def measured(
 
     The order of the ways turns from round to round.
     """
+    join_by_relay(rank)
     joined(600.0)
     torch.manual_seed(0)
     task = TASKS[net]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD
+from torch.optim import Adam
 
 import dni_fx
 from tests.benchmarks.distributed.nets import Task
@@ -22,37 +22,41 @@ from tests.benchmarks.distributed.nets import Task
 
 @dataclass(frozen=True)
 class Way:
-    """One step on this rank, which returns the loss where it is known, and what ends a row of steps."""
+    """One step on this rank, what ends a row of steps, and the part of the net that is trained here.
 
+    A step returns the loss where it is known.
+    """
+
+    part: nn.Module
     step: Callable[[Tensor, Tensor], float | None]
     end: Callable[[], None] = lambda: None
 
 
-def sgd(parameters: object) -> SGD:
+def adam(parameters: Iterable[nn.Parameter]) -> Adam:
     """What moves the weights in all ways."""
-    return SGD(parameters, lr=0.01, momentum=0.9)  # pyright: ignore[reportArgumentType]
+    return Adam(parameters, lr=1e-3)
 
 
 def one_process(task: Task) -> Way:
     """Plain backprop on rank 0; the others do nothing."""
     net = nn.Sequential(*task.blocks())
-    optimizer = sgd(net.parameters())
+    optimizer = adam(net.parameters())
 
     def step(x: Tensor, y: Tensor) -> float | None:
         return _plain_step(net, optimizer, task, x, y) if dist.get_rank() == 0 else None
 
-    return Way(step)
+    return Way(net if dist.get_rank() == 0 else nn.Identity(), step)
 
 
 def data_parallel(task: Task) -> Way:
     """The whole net on each rank, which trains on its share of the batch."""
     net = DistributedDataParallel(nn.Sequential(*task.blocks()))
-    optimizer, rank, ranks = sgd(net.parameters()), dist.get_rank(), dist.get_world_size()
+    optimizer, rank, ranks = adam(net.parameters()), dist.get_rank(), dist.get_world_size()
 
     def step(x: Tensor, y: Tensor) -> float | None:
         return _plain_step(net, optimizer, task, x.chunk(ranks)[rank], y.chunk(ranks)[rank])
 
-    return Way(step)
+    return Way(net.module if rank == 0 else nn.Identity(), step)
 
 
 def pipeline(kind: type[Schedule1F1B] | type[ScheduleGPipe], micro: int, task: Task) -> Way:
@@ -60,7 +64,7 @@ def pipeline(kind: type[Schedule1F1B] | type[ScheduleGPipe], micro: int, task: T
     rank, ranks = dist.get_rank(), dist.get_world_size()
     part = task.part(rank, ranks)
     stage = PipelineStage(part, rank, ranks, torch.device("cpu"))
-    schedule, optimizer = kind(stage, micro, loss_fn=task.loss), sgd(part.parameters())
+    schedule, optimizer = kind(stage, micro, loss_fn=task.loss), adam(part.parameters())
 
     def step(x: Tensor, y: Tensor) -> float | None:
         optimizer.zero_grad()
@@ -76,23 +80,25 @@ def pipeline(kind: type[Schedule1F1B] | type[ScheduleGPipe], micro: int, task: T
         optimizer.step()
         return float(torch.stack(losses).mean().detach()) if losses else None
 
-    return Way(step)
+    return Way(part, step)
 
 
-def decoupled(runtime: str, synthesizer: str, task: Task) -> Way:
+def decoupled(runtime: str, synthesizer: str, labels: bool, task: Task) -> Way:
     """The stages of a cut model, by a runtime of ours."""
-    ranks = dist.get_world_size()
+    rank, ranks = dist.get_rank(), dist.get_world_size()
     net, (x, _) = nn.Sequential(*task.blocks()), task.batch(task.size)
     plan = "at:after=" + "+".join(map(str, task.cuts(ranks)))
     chosen = synthesizer or task.synthesizer
     cut = dni_fx.decouple(net, (x,), plan=plan, synthesizer=chosen)
-    trainer = dni_fx.Trainer(cut, loss=task.loss, optimizer=sgd, runtime=runtime)
+    options = {"optimizer": adam, "runtime": runtime, "labels_as_context": labels}
+    trainer = dni_fx.Trainer(cut, loss=task.loss, **options)
 
     def step(x: Tensor, y: Tensor) -> float | None:
         loss = float(trainer.step((x, y)).loss)
         return None if math.isnan(loss) else loss
 
-    return Way(step, trainer.worker.settle)
+    ends = [-1, *task.cuts(ranks), len(net) - 1]
+    return Way(net[ends[rank] + 1 : ends[rank + 1] + 1], step, trainer.worker.settle)
 
 
 def bound(task: Task) -> Way:
@@ -103,7 +109,7 @@ def bound(task: Task) -> Way:
         with torch.no_grad():
             value = task.part(each, ranks)(value)
     part = task.part(rank, ranks)
-    optimizer, is_last = sgd(part.parameters()), rank == ranks - 1
+    optimizer, is_last = adam(part.parameters()), rank == ranks - 1
     gradient = torch.randn_like(copy.deepcopy(part)(value)) / value.shape[0]
 
     def step(x: Tensor, _: Tensor) -> float | None:
@@ -114,10 +120,10 @@ def bound(task: Task) -> Way:
         optimizer.step()
         return None
 
-    return Way(step)
+    return Way(part, step)
 
 
-def _plain_step(net: nn.Module, optimizer: SGD, task: Task, x: Tensor, y: Tensor) -> float:
+def _plain_step(net: nn.Module, optimizer: Adam, task: Task, x: Tensor, y: Tensor) -> float:
     optimizer.zero_grad()
     loss = task.loss(net(x), y)
     loss.backward()
@@ -133,8 +139,9 @@ def ways(micros: list[int], lag: int, ranks: int) -> dict[str, Callable[[Task], 
         found[f"gpipe {micro}"] = partial(pipeline, ScheduleGPipe, micro)
         if micro >= ranks:  # else torch refuses it, and it would be the one before
             found[f"1f1b {micro}"] = partial(pipeline, Schedule1F1B, micro)
-    found["dni"] = partial(decoupled, runtime, "")
-    found["dni delayed"] = partial(decoupled, runtime, "delayed")
-    found["dni zero"] = partial(decoupled, runtime, "zero")
+    found["dni"] = partial(decoupled, runtime, "", False)
+    found["dni labels"] = partial(decoupled, runtime, "auto", True)
+    found["dni delayed"] = partial(decoupled, runtime, "delayed", False)
+    found["dni zero"] = partial(decoupled, runtime, "zero", False)
     found["bound"] = bound
     return found
