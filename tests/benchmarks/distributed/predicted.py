@@ -1,4 +1,4 @@
-"""What the simulation of schedules says of a run whose stages were measured one by one, beside the run itself.
+"""What the simulation of schedules says of a run whose stages were measured one by one, beside the run.
 
 python -m tests.benchmarks.distributed.predicted --nets gpt mlp --ranks 2
 """
@@ -36,7 +36,7 @@ SCHEDULED = {
 
 
 def costs(rank: int, net: str, micros: list[int], rounds: int) -> dict[int, list[float]]:
-    """Seconds of the forward pass, the backward pass and the update of this rank's part, by the micro-batches.
+    """Seconds of the forward pass, the backward pass and the update of this rank's part, by micro-batches.
 
     All ranks measure at once, so they have the memory and the caches that they have in a run. The last two
     numbers are bytes that are sent on, and seconds that a round trip of so many bytes takes.
