@@ -31,6 +31,8 @@ HEAVY = (
     [
         ("passes", ("dni_fx", *HEAVY)),
         ("dni_fx", HEAVY),
+        ("dni_fx.integrations", (*HEAVY, "torch.distributed.pipelining")),
+        ("dni_fx.integrations.pipelining", HEAVY),
         ("dni_fx.verbs", tuple({*HEAVY} - {"rich"})),
         ("dni_fx.exporters.onnx, dni_fx.exporters.onnx_stages", tuple(n for n in HEAVY if "onnx" in n)),
     ],
