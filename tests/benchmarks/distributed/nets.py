@@ -120,7 +120,12 @@ def _of_words(scores: Tensor, target: Tensor) -> Tensor:
 TASKS = {
     "gpt": Task(gpt, _words, _of_words, 32, 3, "linear"),
     "resnet": Task(
-        resnet, lambda n: (torch.randn(n, 3, 32, 32), torch.randint(10, (n,))), F.cross_entropy, 64, 4, "conv"
+        resnet,
+        lambda n: (torch.randn(n, 3, 32, 32), torch.randint(10, (n,))),
+        F.cross_entropy,
+        64,
+        4,
+        "linear",
     ),
     "mlp": Task(
         mlp, lambda n: (torch.randn(n, 784), torch.randint(10, (n,))), F.cross_entropy, 256, 4, "linear"

@@ -83,18 +83,22 @@ def pipeline(kind: type[Schedule1F1B] | type[ScheduleGPipe], micro: int, task: T
     return Way(part, step)
 
 
-def decoupled(runtime: str, synthesizer: str, labels: bool, task: Task) -> Way:
-    """The stages of a cut model, by a runtime of ours."""
+def decoupled(runtime: str, synthesizer: str, labels: bool, micro: int, task: Task) -> Way:
+    """The stages of a cut model, by a runtime of ours; a batch may go through in so many parts.
+
+    Synthesizers learn from one part of each batch.
+    """
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    net, (x, _) = nn.Sequential(*task.blocks()), task.batch(task.size)
+    net, (x, _) = nn.Sequential(*task.blocks()), task.batch(task.size // micro)
     plan = "at:after=" + "+".join(map(str, task.cuts(ranks)))
     chosen = synthesizer or task.synthesizer
-    cut = dni_fx.decouple(net, (x,), plan=plan, synthesizer=chosen)
-    options = {"optimizer": adam, "runtime": runtime, "labels_as_context": labels}
+    cut = dni_fx.decouple(net, (x,), plan=plan, synthesizer=chosen, interface=f"dni:every={micro}")
+    options = {"optimizer": adam, "runtime": runtime, "labels_as_context": labels, "accumulate": micro}
     trainer = dni_fx.Trainer(cut, loss=task.loss, **options)
 
     def step(x: Tensor, y: Tensor) -> float | None:
-        loss = float(trainer.step((x, y)).loss)
+        parts = zip(x.chunk(micro), y.chunk(micro), strict=True)
+        loss = sum(float(trainer.step(part).loss) for part in parts) / micro
         return None if math.isnan(loss) else loss
 
     ends = [-1, *task.cuts(ranks), len(net) - 1]
@@ -139,9 +143,9 @@ def ways(micros: list[int], lag: int, ranks: int) -> dict[str, Callable[[Task], 
         found[f"gpipe {micro}"] = partial(pipeline, ScheduleGPipe, micro)
         if micro >= ranks:  # else torch refuses it, and it would be the one before
             found[f"1f1b {micro}"] = partial(pipeline, Schedule1F1B, micro)
-    found["dni"] = partial(decoupled, runtime, "", False)
-    found["dni labels"] = partial(decoupled, runtime, "auto", True)
-    found["dni delayed"] = partial(decoupled, runtime, "delayed", False)
-    found["dni zero"] = partial(decoupled, runtime, "zero", False)
+        found[f"dni {micro}"] = partial(decoupled, runtime, "", False, micro)
+    found["dni labels"] = partial(decoupled, runtime, "auto", True, 1)
+    found["dni delayed"] = partial(decoupled, runtime, "delayed", False, 1)
+    found["dni zero"] = partial(decoupled, runtime, "zero", False, 1)
     found["bound"] = bound
     return found
