@@ -89,7 +89,7 @@ def _written(value: Any, tensors: list[Tensor]) -> Any:
 
 
 def _read(written: Any, tensors: Sequence[Tensor]) -> Any:
-    if not isinstance(written, list):
+    if type(written) in _PLAIN:
         return written
     kind, held = cast("list[Any]", written)
     if kind == "tensor":

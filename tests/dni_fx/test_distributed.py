@@ -6,37 +6,14 @@ import torch
 import dni_fx
 from dni_fx.runtimes import RUNTIMES, Recipe
 from passes import parse
+from tests.conformance.test_runtimes import MODELS, sgd
 from tests.processes import run_ranks
 from tests.stirred import stirred_zoo
-
-MODELS = [
-    "chain",
-    "residual",
-    "skips-two-stages",
-    "two-names",
-    "tied-layer",
-    "tied-weight",
-    "frozen-layer",
-    "early-output",
-    "returns-what-crosses",
-    "two-inputs",
-    "chunk-and-cat",
-    "masked",
-    "in-place-relu",
-    "in-place-add",
-    "batch-norm",
-    "own-parameters",
-    "u-net",
-]
 
 
 def loss_of(outputs, target):
     values = outputs if isinstance(outputs, tuple) else (outputs,)
     return sum((value - target).square().mean() for value in values)
-
-
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
 
 def trained(name, runtime, how, steps=6):
