@@ -37,9 +37,9 @@ def trained(rank: int, path: str, epochs: int, lag: int, doomed: int, after: flo
     x = torch.randn(SAMPLES, WIDTH)
     y = (x @ torch.randn(WIDTH, CLASSES)).argmax(1)
     loader = DataLoader(TensorDataset(x, y), BATCH, shuffle=True)
-    cut = dni_fx.decouple(net, (x[:BATCH],), plan="balanced:stages=3", synthesizer="linear")
+    cut = dni_fx.decouple(net, (x[:BATCH],), plan="balanced:stages=3", synthesizer="critic")
     runtime = f"distributed:lag={lag},patience=10"
-    trainer = dni_fx.Trainer(cut, loss=F.cross_entropy, runtime=runtime)
+    trainer = dni_fx.Trainer(cut, loss=F.cross_entropy, runtime=runtime, labels_as_context=True)
     report = trainer.fit(loader, epochs, checkpoint=path, every=10, resume=True, progress=False)
     return report.epochs[-1].loss
 
