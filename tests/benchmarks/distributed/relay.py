@@ -51,35 +51,39 @@ def relayed(link: Link | None) -> Generator[None]:
 class RelayedStore(dist.Store):
     """A store in which the addresses of other ranks are those of a relay.
 
-    gloo publishes the address at which each rank listens, and connects to what it finds in the store.
+    gloo publishes the address at which each rank listens, and connects to what it finds in the store. Of two
+    ranks the one with the higher address does, so the relay's port is on the same side of a rank's own.
     """
 
     def __init__(self, inner: dist.Store, rank: int) -> None:
         super().__init__()
         self.inner = inner
         self.rank = rank
-        self.ways: dict[int, int] = {}
+        self.ways: dict[tuple[int, int], int] = {}
+        self.own: dict[str, int] = {}
 
     def get(self, key: str) -> bytes:
         """What is stored; an address of another rank leads through the relay."""
         value = self.inner.get(key)
-        if key.rpartition("/")[2] == str(self.rank) or _CONTROL not in os.environ:
+        group, _, rank = key.rpartition("/")
+        at = _place_of_port(value)
+        if rank == str(self.rank) or at is None or _CONTROL not in os.environ:
             return value
-        at = value.find(_LOOPBACK)
-        if at < 4 or value[at - 4 : at - 2] != _INET:
-            return value
-        port = int.from_bytes(value[at - 2 : at], "big")
-        return value[: at - 2] + self._way_to(port).to_bytes(2, "big") + value[at:]
+        port = self._way_to(int.from_bytes(value[at : at + 2], "big"), self.own[group])
+        return value[:at] + port.to_bytes(2, "big") + value[at + 2 :]
 
-    def _way_to(self, port: int) -> int:
-        if port not in self.ways:
+    def _way_to(self, port: int, own: int) -> int:
+        if (port, own) not in self.ways:
             with socket.create_connection(("127.0.0.1", int(os.environ[_CONTROL]))) as control:
-                control.sendall(port.to_bytes(2, "big"))
-                self.ways[port] = int.from_bytes(control.recv(2), "big")
-        return self.ways[port]
+                control.sendall(port.to_bytes(2, "big") + own.to_bytes(2, "big"))
+                self.ways[port, own] = int.from_bytes(control.recv(2), "big")
+        return self.ways[port, own]
 
     def set(self, key: str, value: bytes) -> None:
-        """Store something."""
+        """Store something, and remember at which port this rank listens in a group."""
+        group, _, rank = key.rpartition("/")
+        if rank == str(self.rank) and (at := _place_of_port(value)) is not None:
+            self.own[group] = int.from_bytes(value[at : at + 2], "big")
         self.inner.set(key, value)
 
     def add(self, key: str, amount: int) -> int:
@@ -110,12 +114,27 @@ class RelayedStore(dist.Store):
         """The inner store keeps its own."""
 
 
+def _place_of_port(value: bytes) -> int | None:
+    """Where the port is in an address on this machine, if it is one."""
+    at = value.find(_LOOPBACK)
+    return at - 2 if at >= 4 and value[at - 4 : at - 2] == _INET else None
+
+
 def join_by_relay(rank: int) -> None:
     """Join the process group of the environment, through the relay if there is one."""
     port, size = int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
     store = RelayedStore(dist.TCPStore("127.0.0.1", port, size, rank == 0), rank)
     _stores.append(store)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as tried:
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _serve(pipe: object, link: Link) -> None:
@@ -126,6 +145,7 @@ class _Relay:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.tasks: set[asyncio.Task[None]] = set()
+        self.ways: list[asyncio.Server] = []
 
     async def run(self, pipe: object) -> None:
         """Tell where new ways are opened, and open them for ever."""
@@ -134,7 +154,7 @@ class _Relay:
         await control.serve_forever()
 
     async def _open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        port = int.from_bytes(await reader.readexactly(2), "big")
+        port, viewer = [int.from_bytes(await reader.readexactly(2), "big") for _ in range(2)]
 
         async def connect(near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
             far, forth = await asyncio.open_connection("127.0.0.1", port)
@@ -144,8 +164,10 @@ class _Relay:
                 for each in (self._take(source, waiting), self._give(waiting, sink)):
                     self.tasks.add(asyncio.create_task(each))
 
-        way = await asyncio.start_server(connect, "127.0.0.1", 0)
-        writer.write(way.sockets[0].getsockname()[1].to_bytes(2, "big"))
+        side = range(viewer + 1, 2**16) if port > viewer else range(1024, viewer)
+        found = next(each for each in side if _is_free(each))
+        self.ways.append(await asyncio.start_server(connect, "127.0.0.1", found))
+        writer.write(found.to_bytes(2, "big"))
         await writer.drain()
         writer.close()
 
