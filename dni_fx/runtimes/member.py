@@ -138,7 +138,9 @@ class Member(Staged):
             manner = Manner(due, everything, passage, streams=streams, within=route.within)
             leg = Leg(self, route.graph, values, manner, route, self.post, self.number)
             leg.postpones = self.replicas.count > 1
+            versions = {name: buffer._version for name, buffer in route.common_buffers.items()}
             outcome = leg.run(target)
+            route.refuse_written(versions)
             if self.updates.is_due:
                 tied.collect(self.number)
                 self.replicas.average(self._moved(leg.postponed))

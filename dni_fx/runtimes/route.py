@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
 
 from dni_fx.cut_graph import CutGraph
 from dni_fx.errors import StageError
@@ -127,6 +127,29 @@ class Route:
         stages = self.graph.road.stages[self.within.start : self.within.stop]
         held = [each for stage in stages for each in (*stage.parameters(), *stage.named_buffers().values())]
         return frozenset(each.untyped_storage().data_ptr() for each in held)
+
+    @cached_property
+    def common_buffers(self) -> Mapping[str, Tensor]:
+        """Buffers that stages of this rank and of others read."""
+        mine, others = dict[str, Tensor](), set[str]()
+        for stage in self.graph.road.stages:
+            held = stage.named_buffers()
+            mine |= held if stage.index in self.within else {}
+            others |= held.keys() if stage.index not in self.within else set()
+        return {name: buffer for name, buffer in mine.items() if name in others}
+
+    def refuse_written(self, versions: Mapping[str, int]) -> None:
+        """Do nothing if no common buffer was written to since it had this version.
+
+        Raises:
+            StageError: some were, and other ranks would not see it.
+        """
+        written = [name for name, each in self.common_buffers.items() if each._version != versions[name]]
+        if written:
+            raise StageError(
+                f"stages of several processes read {', '.join(written)}, and this one writes to it, which "
+                "the others would not see. Keep what uses it in one stage: together= in the policy."
+            )
 
     @cached_property
     def owned(self) -> tuple[str, ...]:

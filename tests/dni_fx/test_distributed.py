@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import dni_fx
 from dni_fx.runtimes import RUNTIMES, Recipe
@@ -97,3 +98,26 @@ def test_two_replicas_of_two_stages_equal_one_process(how):
                 torch.testing.assert_close(state[key], value, rtol=1e-10, atol=1e-12)
         halves = zip(found[1][name][0], found[3][name][0], strict=True)
         torch.testing.assert_close([(one + two) / 2 for one, two in halves], losses, rtol=1e-10, atol=1e-12)
+
+
+class Twice(nn.Module):
+    """One batch norm that is used before and after a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.layer = nn.BatchNorm1d(6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.norm(self.layer(self.norm(x)))
+
+
+def written(rank):
+    x = torch.randn(8, 6)
+    cut = dni_fx.decouple(Twice(), (x,), plan="at:after=layer")
+    dni_fx.train(cut, [(x, x)], loss=loss_of, runtime="distributed", progress=False)
+
+
+def test_a_buffer_that_stages_of_two_processes_write_to_is_refused():
+    found = run_ranks(written, 2)
+    assert any("stages of several processes read norm." in each for each in found), found
+    assert all(each.startswith("StageError") for each in found)
