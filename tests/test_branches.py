@@ -104,7 +104,7 @@ def test_a_known_way_costs_no_capture():
 def test_history_says_that_one_way_is_followed():
     program = dni_fx.capture(BranchesOnData().double(), (data(3, 0),))
     assert program.history[-1] == (
-        "train: export: it follows 1 branches on data the way that the example takes"
+        "train: export: it follows 1 branch on data the way that the example takes"
     )
     ((_, capture),) = program.captures
     assert capture.ways == ways_of(capture.graph)

@@ -28,7 +28,7 @@ def names_of(family: str) -> list[str]:
     The table is read, and not imported: what it stands in brings in torch, for which a shell would wait.
 
     >>> names_of("runtimes")
-    ['backprop', 'local']
+    ['backprop', 'distributed', 'local']
     """
     tree = ast.parse(TABLES[family].read_text("utf-8"))
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))

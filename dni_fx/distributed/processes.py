@@ -8,6 +8,8 @@ from multiprocessing.util import Finalize
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from dni_fx.distributed.wire import Wire
 from dni_fx.errors import StageError, first_line
@@ -33,7 +35,7 @@ def joined(patience: float) -> Wire | None:
         if missing:
             return None
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            _join()
         except (RuntimeError, ValueError) as error:
             raise StageError(f"cannot join the other processes: {first_line(error)}") from error
         Finalize(None, _leave, exitpriority=1)  # which the end of a child of multiprocessing runs, too
@@ -47,6 +49,19 @@ def joined(patience: float) -> Wire | None:
         _wires[world] = Wire(group, patience)
         Finalize(None, _wires[world].close, exitpriority=2)
     return _wires[world]
+
+
+def _join() -> None:
+    """Join the group that the environment tells of.
+
+    On one machine `torchrun` keeps its store when it starts the processes again, and with it the addresses of
+    those that are gone: each attempt has keys of its own. Between machines it has a store of its own.
+    """
+    store, rank, size = next(rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def _leave() -> None:

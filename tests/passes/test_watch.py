@@ -146,4 +146,4 @@ def test_no_fake_tensor_outlives_the_annotation():
     before = fake_tensors()
     gm = fx.symbolic_trace(nn.Sequential(*(each for _ in range(20) for each in (nn.Linear(4, 4), nn.Tanh()))))
     annotate(gm, [torch.zeros(2, 4)])
-    assert fake_tensors() == before
+    assert fake_tensors() <= before  # what other tests have left may have gone
