@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dni_fx.distributed.packing import dtype_named, packed, unpacked
+from dni_fx.distributed.frames import AHEAD, Coming, Inlet, Part, framed
 from dni_fx.errors import StageError, first_line
 
-_BLOCK = 1024
-"""Bytes of the first part of each message: its length and, if it fits, all of its text."""
-_LENGTH = 8
 _BYE = "bye"
 _BEAT = "beat"
 _FAILED = "failed"
@@ -32,9 +26,10 @@ class Wire:
     """Sends trees of tensors and plain values to other processes, and keeps what they send until it is taken.
 
     A message has a topic, and messages of one topic from one process come in the order in which they were
-    sent. A thread for each process receives; another one waits until what was sent is through, since gloo
-    tells it to nobody who does not wait; a third one sends signs of life. A process that ends, or of which
-    nothing is heard for `patience` seconds, is lost, and every wait from then on says so.
+    sent. Two threads for each process receive, one of them the tensors of messages of which the other one has
+    the text; another one waits until what was sent is through, since gloo tells it to nobody who does not
+    wait; the last one sends signs of life. A process that ends, or of which nothing is heard for `patience`
+    seconds, is lost, and every wait from then on says so.
     """
 
     def __init__(self, group: dist.ProcessGroup, patience: float) -> None:
@@ -51,7 +46,13 @@ class Wire:
         self._sent: queue.SimpleQueue[tuple[int, dist.Work, Tensor] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._has_failed = False
-        self._listeners = [self._thread(self._listen, peer) for peer in self.others]
+        self._listeners: list[threading.Thread] = []
+        for peer in self.others:
+            coming = queue.SimpleQueue[Coming | str]()
+            self._listeners += [
+                self._thread(self._listen, peer, coming),
+                self._thread(self._file, peer, coming),
+            ]
         self._workers = [self._thread(self._beat), self._thread(self._see_off)]
 
     def send(self, to: int, topic: str, tree: object = None) -> None:
@@ -60,17 +61,9 @@ class Wire:
         Raises:
             StageError: the process is lost, or there is something in it that cannot be sent.
         """
-        text, tensors = packed(tree)
-        bare = [tensor.detach().cpu().contiguous() for tensor in tensors]
-        forms = [(str(each.dtype).removeprefix("torch."), list(each.shape)) for each in bare]
-        whole = json.dumps([topic, forms, text]).encode()
-        head = bytearray(_BLOCK)
-        head[:_LENGTH] = len(whole).to_bytes(_LENGTH, "little")
-        begin = whole[: _BLOCK - _LENGTH]
-        head[_LENGTH : _LENGTH + len(begin)] = begin
-        parts = [_tensor(head), *([_tensor(bytearray(whole[len(begin) :]))] if whole[len(begin) :] else [])]
+        parts = framed(topic, tree)
         with self._sending:
-            for part in [*parts, *(_bytes_of(each) for each in bare if each.numel())]:
+            for part in parts:
                 self._put(to, part)
 
     def take(self, of: int, topic: str) -> Any:
@@ -117,21 +110,21 @@ class Wire:
         self._closed.set()
         self._workers[0].join()
         for peer in self.others:
-            if peer not in self._gone:
+            for _ in range(AHEAD if peer not in self._gone else 0):  # so that nobody waits for more
                 self.send(peer, _BYE)
         until = time.monotonic() + self.patience
         self._sent.put(None)
         for thread in [*self._workers, *self._listeners]:  # one that still runs would outlive what it runs in
             thread.join(max(until - time.monotonic(), 0))
 
-    def _put(self, to: int, part: Tensor) -> None:
+    def _put(self, to: int, part: Part) -> None:
         try:
-            work = dist.isend(part, group=self.group, group_dst=to)
+            work = dist.isend(part.bytes, group=self.group, group_dst=to, tag=part.tag)
         except RuntimeError:
             self._lose(to, _BROKEN)
             return
         assert work is not None
-        self._sent.put((to, work, part))
+        self._sent.put((to, work, part.bytes))
 
     def _check(self, of: int) -> None:
         """Do nothing if everybody is there; the caller has the lock."""
@@ -155,42 +148,40 @@ class Wire:
             self._gone.setdefault(peer, why)
             self._news.notify_all()
 
-    def _listen(self, peer: int) -> None:
+    def _listen(self, peer: int, coming: queue.SimpleQueue[Coming | str]) -> None:
+        """Take in what a process sends, and at last why there is no more of it."""
         try:
-            while True:
-                topic, tree = self._message(peer)
-                with self._news:
+            inlet = Inlet(self.group, peer)
+            while (message := inlet.message()).topic != _BYE:
+                self._heard[peer] = time.monotonic()
+                if message.topic != _BEAT:
+                    coming.put(message)
+            inlet.drain()
+            coming.put(_BYE)
+        except RuntimeError:
+            coming.put(_BROKEN)
+        except (ValueError, AttributeError, TypeError) as error:
+            coming.put(first_line(error))
+
+    def _file(self, peer: int, coming: queue.SimpleQueue[Coming | str]) -> None:
+        """Put messages where they are looked for, when all of their tensors are there."""
+        try:
+            while not isinstance(message := coming.get(), str):
+                for part in message.awaited:
+                    part.wait()
                     self._heard[peer] = time.monotonic()
-                    if topic == _BYE:
-                        self._gone.setdefault(peer, _BYE)
+                tree = message.tree()
+                if message.topic == _FAILED:
+                    self._lose(peer, f"it has failed: {tree}")
+                else:
+                    with self._news:
+                        self._inbox[peer, message.topic].append(tree)
                         self._news.notify_all()
-                        return
-                    if topic == _FAILED:
-                        self._gone.setdefault(peer, f"it has failed: {tree}")
-                        self._news.notify_all()
-                    elif topic != _BEAT:
-                        self._inbox[peer, topic].append(tree)
-                        self._news.notify_all()
+            self._lose(peer, message)
         except RuntimeError:
             self._lose(peer, _BROKEN)
-        except (ValueError, AttributeError, StageError) as error:
+        except StageError as error:
             self._lose(peer, first_line(error))
-
-    def _message(self, peer: int) -> tuple[str, Any]:
-        head = self._received(peer, (_BLOCK,), torch.uint8).numpy().tobytes()
-        length = int.from_bytes(head[:_LENGTH], "little")
-        whole = head[_LENGTH : _LENGTH + length]
-        if length > len(whole):
-            whole += self._received(peer, (length - len(whole),), torch.uint8).numpy().tobytes()
-        topic, forms, text = json.loads(whole)
-        tensors = [self._received(peer, tuple(shape), dtype_named(dtype)) for dtype, shape in forms]
-        return topic, unpacked(text, tensors)
-
-    def _received(self, peer: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        found = torch.empty(shape, dtype=dtype)
-        if found.numel():
-            dist.recv(_bytes_of(found), group=self.group, group_src=peer)
-        return found
 
     def _see_off(self) -> None:
         while (each := self._sent.get()) is not None:
@@ -210,18 +201,3 @@ class Wire:
         thread = threading.Thread(target=work, args=args, name="dni_fx wire", daemon=True)
         thread.start()
         return thread
-
-
-def _tensor(block: bytearray) -> Tensor:
-    return torch.frombuffer(block, dtype=torch.uint8)
-
-
-def _bytes_of(tensor: Tensor) -> Tensor:
-    """The memory of a contiguous tensor."""
-    return tensor.reshape(-1).view(torch.uint8)
-
-
-def everybody(wire: Wire, topic: str, tree: object, to: Iterable[int] | None = None) -> None:
-    """Send the same to all others, or to some of them."""
-    for peer in wire.others if to is None else to:
-        wire.send(peer, topic, tree)
