@@ -74,9 +74,17 @@ class Worker(abc.ABC):
         """Wait until everything that was begun is done, and has been learned from."""
         return
 
-    def gather(self) -> None:
-        """Have the whole trained model in this process: of several, all do it at once."""
+    def gather(self, alone: bool = False) -> None:
+        """Have the whole trained model in every process, or `alone` in the one that leads: all do it at once.
+
+        Until the next step: in a step each has the stages that it trains.
+        """
         return
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether other processes do now what this one tells them."""
+        return False
 
     def flush(self) -> None:
         """Step all optimizers now if gradients wait."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -19,13 +19,13 @@ from dni_fx.distributed.post import Post
 from dni_fx.errors import StageError, reason_of
 from dni_fx.randomness import Streams
 from dni_fx.runtimes.base import Outcome
-from dni_fx.runtimes.findings import Findings, Reports
+from dni_fx.runtimes.holding import Holding
+from dni_fx.runtimes.led import Led
 from dni_fx.runtimes.leg import Leg
 from dni_fx.runtimes.places import Places
 from dni_fx.runtimes.recipe import Recipe
 from dni_fx.runtimes.replicas import Replicas
 from dni_fx.runtimes.route import Route
-from dni_fx.runtimes.staged import Staged
 from dni_fx.runtimes.tied import Tied
 from dni_fx.runtimes.walk import Manner
 from dni_fx.runtimes.whole import Whole, begin
@@ -62,40 +62,24 @@ class Manners(Protocol):
         ...
 
 
-class Member(Staged):
+class Member(Led):
     """The runtime at work in one process. `legs` are the steps that not all have answered yet."""
 
     def __init__(self, cut: Decoupled, recipe: Recipe, runtime: Manners, world: Post) -> None:
-        super().__init__(cut, recipe)
+        super().__init__(cut, recipe, world, runtime.lag + 1)
         self.runtime = runtime
-        self.world = world
         self.replicas = Replicas(runtime.replicas, world.size, world.device.type)
         self.post = world.among(self.replicas.pipeline)
         self.legs: deque[Leg] = deque()
         self.number = 0
-        self.is_leading = False
-        self.reports = Reports(world)
+        self.holding = Holding(cut)
         self._ties: list[Tied] = []
         Places(cut, [world.device]).gather(world.device)
 
     @property
     @override
-    def leads(self) -> bool:
-        return self.world.rank == 0
-
-    @property
-    @override
     def has_loss(self) -> bool:
         return self.post.rank == self.post.size - 1
-
-    @override
-    def ask(self, signal: int) -> None:
-        self.world.send(0, "asked", signal)
-
-    @override
-    def asked(self) -> int | None:
-        there = [other for other in self.world.others if self.world.there(other, "asked")]
-        return self.world.take(there[0], "asked") if there else None
 
     @override
     def share(self, parts: Any) -> Any:
@@ -116,8 +100,10 @@ class Member(Staged):
     ) -> Outcome:
         self._refuse()
         call = self.opened(args, kwargs)
-        graph = self.settled(call, nullcontext, self.runtime.name)
+        graph = self.settled(call, self._capturing, self.runtime.name)
         tied = self._tied(graph)
+        if self.holding.is_whole:
+            self.holding.let_go([each.route.graph for each in self._ties], tied.route.within)
         tied.take(self.number - self.runtime.lag, more=not self.runtime.deterministic)
         self.number += 1
         outcome = self._run(tied, call, target, context)
@@ -164,17 +150,29 @@ class Member(Staged):
             while self.legs and self.legs[0].answered(wait=False):
                 self.legs.popleft()
 
+    @contextmanager
+    def _capturing(self) -> Generator[None]:
+        """Inside, the whole model is there for a new graph to be made of it."""
+        self._gather(alone=False)
+        yield
+
     def _tied(self, graph: CutGraph) -> Tied:
         for known in self._ties:
             if known.route.graph is graph:
                 return known
+        if graph.capture.ways:
+            raise StageError(
+                "the code of the model branches on data, and no process of several has all that is needed to "
+                "tell which way it goes. Use the local runtime, or torch.where in the place of the branch."
+            )
         route = Route(graph, self.post.rank, self.post.size)
         plan = cutting_of(self.cut).plan
         assert isinstance(plan, Plan)
         self.world.agree(f"graph {self.number}", _facts_of(graph, plan))
         self.settle()
         if not self._ties:
-            begin(self.cut, self.world, f"start {self.number}")
+            size = self.post.size
+            begin(self.cut, graph, self.world, f"start {self.number}", lambda at: route.held_by(at % size))
         self._ties.append(made := Tied(route, self.post))
         return made
 
@@ -219,14 +217,22 @@ class Member(Staged):
             each.take(self.number, more=False)
 
     @override
-    def gather(self) -> None:
-        self.lead("gather")
+    def gather(self, alone: bool = False) -> None:
+        self.lead("gather", alone)
+        self._gather(alone)
+
+    def _gather(self, alone: bool) -> None:
         self.settle()
+        if not (alone and self.world.rank):
+            self.holding.take()
         for at, tied in enumerate(self._ties):
             topic = f"{self.number} {at}"
             whole = Whole(self.cut, tied.route, self.post)
             whole.adopt(self.world.among(self.replicas.peers), f"mine {topic}")
-            whole.exchange(f"whole {topic}")
+            if not alone:
+                whole.exchange(f"whole {topic}")
+            elif not self.replicas.number:
+                whole.collect(f"whole {topic}")
 
     @override
     def end_epoch(self, loss: float) -> None:
@@ -242,41 +248,6 @@ class Member(Staged):
         for other in self.post.others:
             state["optimizers"] |= self.post.take(other, f"optimizers {self.number}")
         return state
-
-    @override
-    @contextmanager
-    def leading(self) -> Generator[None]:
-        self.is_leading = True
-        try:
-            yield
-        except BaseException as error:
-            self.lead("failed", reason_of(error))
-            raise
-        finally:
-            self.is_leading = False
-
-    @override
-    def lead(self, order: str, details: object = None) -> None:
-        if self.is_leading:
-            self.world.send_all("orders", (order, details))
-
-    @override
-    def orders(self) -> Iterator[tuple[str, Any]]:
-        while True:
-            order, details = self.world.take(0, "orders")
-            if order == "failed":
-                raise StageError(f"rank 0 has ended the run: {details}")
-            yield order, details
-            if order == "end":
-                return
-
-    @override
-    def tell(self, figures: Findings) -> Iterator[Findings]:
-        return self.reports.tell(figures, self.runtime.lag + 1)
-
-    @override
-    def rest(self) -> Iterator[Findings]:
-        return self.reports.rest()
 
 
 def _facts_of(graph: CutGraph, plan: Plan) -> dict[str, Any]:

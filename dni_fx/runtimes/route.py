@@ -47,8 +47,12 @@ class Route:
     @cached_property
     def within(self) -> range:
         """The stages of this rank."""
-        mine = [at for at in range(self.loss) if self.homes[at] == self.rank]
-        return range(mine[0], mine[-1] + 1)
+        return self.held_by(self.rank)
+
+    def held_by(self, rank: int) -> range:
+        """The stages of a rank."""
+        found = [at for at in range(self.loss) if self.homes[at] == rank]
+        return range(found[0], found[-1] + 1)
 
     @property
     def is_last(self) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, dnis
 from dni_fx.distributed.post import Post
+from dni_fx.runtimes.holding import needs
 from dni_fx.runtimes.route import Route
 
 
@@ -34,8 +36,17 @@ class Whole:
         """Send what was trained here to all others, and take what they have trained."""
         self.post.send_all(topic, (self._weights(), self._interfaces()))
         for other in self.post.others:
-            weights, interfaces = self.post.take(other, topic)
-            self._put(weights, interfaces)
+            self._put(*self.post.take(other, topic))
+
+    def collect(self, topic: str) -> None:
+        """On the first rank, take what the others have trained, one after another."""
+        if self.post.rank:
+            self.post.take(0, f"go {topic}")
+            self.post.send(0, topic, (self._weights(), self._interfaces()))
+            return
+        for other in self.post.others:
+            self.post.send(other, f"go {topic}")
+            self._put(*self.post.take(other, topic))
 
     def _weights(self) -> dict[str, Tensor]:
         """Copies, since training may go on before they are sent."""
@@ -66,9 +77,16 @@ class Whole:
             known[name].load_state_dict(state)
 
 
-def begin(cut: Decoupled, world: Post, topic: str) -> None:
-    """Have the first process's model everywhere: others may have been made with other random numbers."""
-    if world.rank == 0:
-        world.send_all(topic, {key: value.clone() for key, value in cut.state_dict().items()})
-    else:
-        cut.load_state_dict(world.take(0, topic))
+def begin(cut: Decoupled, graph: CutGraph, world: Post, topic: str, within: Callable[[int], range]) -> None:
+    """Have the first process's weights everywhere: others may have been made with other random numbers.
+
+    Each process gets those that its stages need, which are `within`, and what no stage needs.
+    """
+    if world.rank:
+        cut.load_state_dict(world.take(0, topic), strict=False)
+        return
+    everything = needs(cut, graph, range(len(graph.road.stages)))
+    for other in world.others:
+        skipped = everything - needs(cut, graph, within(other))
+        kept = {key: value for key, value in cut.state_dict(keep_vars=True).items() if value not in skipped}
+        world.send(other, topic, {key: value.detach().clone() for key, value in kept.items()})

@@ -49,7 +49,7 @@ class Follower:
             case "epoch":
                 trainer.worker.end_epoch(details)
             case "gather":
-                trainer.worker.gather()
+                trainer.worker.gather(alone=details)
             case "keep":
                 trainer.worker.kept()
             case "end":

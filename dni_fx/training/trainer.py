@@ -196,7 +196,7 @@ class Trainer:
 
     def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
         """Means of the loss and the metrics over batches, in eval mode; of several processes, all call it."""
-        self.worker.gather()
+        self.worker.gather(alone=self.worker.is_leading)
         recipe, updates = self.worker.recipe, self.worker.updates
         with self.worker.across(), updates.autocast():
             return evaluate(self.cut, batches, {"loss": recipe.loss_of, **self.metrics})
@@ -231,7 +231,7 @@ class Trainer:
         """
         if waiting := self.worker.updates.batches:
             raise StageError(f"gradients of {counted(waiting, 'batch')} wait for more, and would be lost.")
-        self.worker.gather()
+        self.worker.gather(alone=self.worker.is_leading)
         updates = self.worker.kept()
         return {
             "runtime": self.runtime,

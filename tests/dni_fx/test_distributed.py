@@ -44,10 +44,8 @@ def on_rank(rank, names, runtime, how):
 @pytest.mark.parametrize("interface", ["dni", "dni:window=2", "dni:warmup=3"])
 def test_without_lag_each_step_equals_one_of_local(interface, ranks):
     how = {"plan": "balanced:stages=3", "interface": interface}
-    # What crosses inside of the LSTM is laid out in another way when it has been sent, and so added up.
-    names = [name for name in MODELS if name != "lstm" or ranks == 2]
-    found = run_ranks(on_rank, ranks, names, "distributed:lag=0", how)
-    for name in names:
+    found = run_ranks(on_rank, ranks, list(MODELS), "distributed:lag=0", how)
+    for name in MODELS:
         losses, weights = trained(name, "local:streams=true", how)
         for rank, each in enumerate(found):
             assert not isinstance(each[name], str), (name, rank, each[name])
@@ -123,3 +121,71 @@ def test_a_buffer_that_stages_of_two_processes_write_to_is_refused():
     found = run_ranks(written, 2)
     assert any("stages of several processes read norm." in each for each in found), found
     assert all(each.startswith("StageError") for each in found)
+
+
+class Two(nn.Module):
+    """Two layers with a buffer each."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = (nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)) for _ in range(2))
+
+    def forward(self, x, scale=1.0):
+        return self.two(self.one(x) * scale)
+
+
+def held(rank, runtime):
+    """Which weights of the model a process has memory for, before the first step and after each.
+
+    Each scale is a graph of its own.
+    """
+    torch.manual_seed(rank)
+    first = torch.full((8, 6), 0.5)
+    cut = dni_fx.decouple(Two(), (first,), plan="at:after=one", synthesizer="linear")
+    worker = parse(runtime, RUNTIMES).start(cut, Recipe(loss_of, sgd))
+    found = [kept(cut)]
+    for scale in (1.0, 1.0, 2.0, 1.0):
+        worker.step((first, scale), {}, torch.ones(()), None)
+        found.append(kept(cut))
+    worker.gather()
+    return [*found, kept(cut)], {key: value.clone() for key, value in cut.state_dict().items()}
+
+
+def kept(cut):
+    named = {**dict(cut.named_parameters()), **dict(cut.named_buffers())}
+    large = {key: value for key, value in named.items() if value.numel() >= 6}  # no counters
+    return sorted(key for key, value in large.items() if value.untyped_storage().nbytes() >= value.nbytes)
+
+
+def test_a_process_has_memory_for_its_own_stages_alone():
+    (first, mine), (second, theirs) = run_ranks(held, 2, "distributed:lag=2")
+    everything = first[0]
+    assert {"one.0.weight", "two.1.running_mean", "dni.one_1.optimizer.first_0"} < set(everything)
+    assert first == [everything, *[[key for key in everything if "two." not in key]] * 4, everything]
+    assert second == [everything, *[[key for key in everything if "two." in key]] * 4, everything]
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert mine.keys() == theirs.keys()
+    assert all(bool(value.isfinite().all()) for value in mine.values())
+
+
+class Branching(nn.Module):
+    """Goes one way or another by what a layer has found."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.one(x)
+        return self.two(x) if x.sum() > 0 else self.two(-x)
+
+
+def branching(rank):
+    x = torch.randn(8, 6)
+    cut = dni_fx.decouple(Branching(), (x,), plan="at:after=one")
+    dni_fx.train(cut, [(x, x)], loss=loss_of, runtime="distributed", progress=False)
+
+
+def test_code_that_branches_on_data_is_refused():
+    found = run_ranks(branching, 2)
+    assert all("branches on data" in each for each in found), found
