@@ -15,10 +15,11 @@ import re
 import secrets
 import stat
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -41,24 +42,51 @@ def write_folder(folder: Path, described: Mapping[str, Any], tensors: Mapping[st
     Raises:
         FileError: the folder cannot be written, a link is in the way, or safetensors is not installed.
     """
+    with _filling(folder) as written:
+        name, digest = _write_numbers(folder, tensors)
+        written.add(name)
+        _describe(folder, {**described, "numbers": name, "sha256": digest})
+
+
+def write_shards(folder: Path, described: Mapping[str, Any], shards: Iterable[Mapping[str, Tensor]]) -> None:
+    """Like `write_folder`, with a file for each of these parts, which are asked for one after another.
+
+    Raises:
+        FileError: the folder cannot be written, a link is in the way, or safetensors is not installed.
+    """
+    with _filling(folder) as written:
+        told: list[dict[str, str]] = []
+        for tensors in shards:
+            name, digest = _write_numbers(folder, tensors)
+            written.add(name)
+            told.append({"numbers": name, "sha256": digest})
+        _describe(folder, {**described, "shards": told})
+
+
+@contextmanager
+def _filling(folder: Path) -> Generator[set[str]]:
+    """A place for the names of new files, which stay if all goes well; the old ones do if not."""
     if (folder / DESCRIPTION).is_symlink():
         raise FileError(f"cannot write {folder / DESCRIPTION}: it is a link. Remove it first.")
+    written: set[str] = set()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = {path.name for path in folder.iterdir()}
-        name, digest = _write_numbers(folder, tensors)
         try:
-            entries = {**described, "numbers": name, "sha256": digest}
-            write_whole(folder / DESCRIPTION, json.dumps(entries, indent=1).encode())
+            yield written
         except BaseException:
-            if name not in before:
+            for name in written - before:
                 (folder / name).unlink(missing_ok=True)
             raise
-        for other in before - {name}:
+        for other in before - written:
             if _NAME.fullmatch(other):
                 (folder / other).unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f"cannot write {folder}: {error.strerror or error}.") from error
+
+
+def _describe(folder: Path, entries: Mapping[str, Any]) -> None:
+    write_whole(folder / DESCRIPTION, json.dumps(entries, indent=1).encode())
 
 
 def _write_numbers(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
@@ -108,6 +136,19 @@ def read_tensors(folder: Path, described: Mapping[str, Any]) -> dict[str, Tensor
         file.seek(0)
         _check_header(path, file)
     return _tensors_in(path)
+
+
+def read_shards(folder: Path, described: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
+    """The parts that a description names, one after another, each like `read_tensors`.
+
+    Raises:
+        FileError: as of `read_tensors`, or the description has no list of them.
+    """
+    shards = described.get("shards")
+    if not isinstance(shards, list) or not shards:
+        raise FileError(f"cannot read {folder / DESCRIPTION}: it names no files of numbers beside it.")
+    for each in cast("list[Any]", shards):
+        yield read_tensors(folder, cast("dict[str, Any]", each) if isinstance(each, dict) else {})
 
 
 def read_tensor_file(path: Path) -> dict[str, Tensor]:
@@ -187,6 +228,15 @@ def _apart(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_tensor_files(place: Path) -> None:
+    """Do nothing if such files can be written.
+
+    Raises:
+        FileError: safetensors is not installed.
+    """
+    _library(place, "safetensors.torch")
 
 
 def _library(place: Path, name: str) -> Any:

@@ -1,5 +1,6 @@
 """A run of several processes is the same run as one of a single process, and ends as well."""
 
+import copy
 import json
 import os
 import signal
@@ -11,9 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import keystr, tree_flatten_with_path
 from torch.utils.data import DataLoader, TensorDataset
 
 import dni_fx
+from dni_fx.errors import FileError
+from dni_fx.training import checkpoint
+from dni_fx.training.checkpoint import read_checkpoint
+from dni_fx.training.parts import read_parts
 from tests.processes import run_ranks
 
 WIDTH, CLASSES = 12, 5
@@ -110,8 +116,72 @@ def test_a_run_goes_on_on_another_number_of_processes(tmp_path):
     path = str(tmp_path / "run.ckpt")
     whole = fitted("local:streams=true", 3)
     run_ranks(on_rank, 3, "distributed:lag=0", 1, {"checkpoint": path})
+    parts = list(read_parts(Path(path)))
+    names = [{*part["model"], *part["optimizers"]} for part in parts]
+    assert [f"stage {at}" in each for at, each in enumerate(names)] == [True] * 3
+    assert sum(map(len, names)) == len(set.union(*names))
+    assert {path.suffix for path in Path(path).iterdir()} == {".json", ".safetensors"}
     run_ranks(on_rank, 2, "distributed:lag=0", 2, {"checkpoint": path, "resume": True})
+    assert len(list(Path(path).iterdir())) == 3
     same(whole, fitted("local:streams=true", 3, checkpoint=path, resume=True))
+    assert len(list(Path(path).iterdir())) == 2
+
+
+def test_a_run_goes_on_in_the_file_of_a_single_process(tmp_path):
+    path = str(tmp_path / "run.ckpt")
+    whole = fitted("local:streams=true", 2)
+    fitted("local:streams=true", 1, checkpoint=path)
+    for each in run_ranks(on_rank, 2, "distributed:lag=0", 2, {"checkpoint": path, "resume": True}):
+        same(whole, each)
+    same(whole, fitted("local:streams=true", 2, checkpoint=path, resume=True))
+    assert Path(path).is_file()
+
+
+def full(rank, path):
+    def refuse(folder, parts):
+        for _ in parts:
+            raise FileError("the disk is full")
+
+    checkpoint.write_parts = refuse
+    fitted("distributed", 2, checkpoint=path)
+
+
+def test_a_part_that_cannot_be_written_ends_all_processes(tmp_path):
+    first, *others = run_ranks(full, 3, str(tmp_path / "run.ckpt"))
+    assert first == "FileError: the disk is full"
+    assert all("rank 0 has ended the run: the disk is full" in each for each in others), others
+
+
+def returned(rank):
+    """The state of a run after some steps, after more, and when it has gone back to the first one."""
+    trainer = trainer_of("distributed:lag=2")
+    batches = list(loader())
+    found = []
+    for part in (batches[:3], batches[3:]):
+        for batch in part:
+            trainer.step(batch)
+        found.append(copy.deepcopy(trainer.state_dict()))
+    trainer.load_state_dict(copy.deepcopy(found[0]))
+    found.append(copy.deepcopy(trainer.state_dict()))
+    trainer.step(batches[0])
+    return [{"model": each["model"], "updates": each["updates"]} for each in found]
+
+
+def test_a_run_can_go_back_to_a_state_of_its_own():
+    (first, more, again), other = run_ranks(returned, 2)
+    assert not torch.equal(first["model"]["0.weight"], more["model"]["0.weight"])
+    for each in (again, other[0], other[2]):
+        assert_equal_trees(each, first)
+
+
+def assert_equal_trees(one, other):
+    mine, theirs = (
+        {keystr(at): value for at, value in tree_flatten_with_path(tree)[0]} for tree in (one, other)
+    )
+    assert mine.keys() == theirs.keys()
+    for at, value in mine.items():
+        is_tensor = isinstance(value, torch.Tensor)
+        assert torch.equal(value, theirs[at]) if is_tensor else value == theirs[at], at
 
 
 def broken(rank, who, how, path):
@@ -185,7 +255,7 @@ def test_a_request_to_terminate_that_came_to_another_process_keeps_the_run(tmp_p
     first, last = run_ranks(asked, 2, path)
     assert first.startswith("exit 143 after "), first
     assert "rank 0 has ended the run" in last
-    assert torch.load(path, weights_only=True)["steps"] == int(first.rpartition(" ")[2])
+    assert read_checkpoint(Path(path))["steps"] == int(first.rpartition(" ")[2])
 
 
 RESTARTED = """

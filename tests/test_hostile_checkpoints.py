@@ -1,7 +1,9 @@
 """Checkpoints of runs that were damaged or made to do harm are refused, and nothing in them is run."""
 
 import io
+import json
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni_fx
+import dni_fx.tensor_files
+import dni_fx.training.parts
+from dni_fx.tensor_files import DESCRIPTION
 from dni_fx.training.checkpoint import read_checkpoint
 from tests.hostile.contents import Bomb
 from tests.hostile.watch import watched
@@ -74,3 +79,87 @@ def test_hostile_checkpoints_are_refused_and_nothing_is_run(checkpoint: Path) ->
         wrong += [f"{said}: {each}" for each in seen]
     assert not wrong
     assert not canary.exists()
+
+
+def kept_in_a_folder(path: Path) -> Path:
+    """The same run in a folder, as several processes keep it."""
+    state = read_checkpoint(path)
+    folder = path.with_name("folder")
+    folder.mkdir()
+    dni_fx.training.checkpoint.write_checkpoint(folder, [parted(state)], several=False)
+    return folder
+
+
+def parted(state):
+    rest = {key: value for key, value in state.items() if key not in {"model", "updates"}}
+    rest["updates"] = {"scaler": state["updates"]["scaler"]}
+    return {"model": state["model"], "optimizers": state["updates"]["optimizers"], "rest": rest}
+
+
+def spoiled(folder: Path):
+    """Changes of a folder, each with what it does."""
+    text = folder / DESCRIPTION
+    (numbers,) = folder.glob("*.safetensors")
+    described = json.loads(text.read_text())
+    for at in range(0, numbers.stat().st_size, numbers.stat().st_size // 20):
+        yield f"a bit at {at}", lambda at=at: flip(numbers, at)
+    yield "no numbers", numbers.unlink
+    yield "no text", text.unlink
+    yield "numbers elsewhere", lambda: (numbers.rename(folder.parent / "x"), numbers.symlink_to("../x"))
+    (shard,) = described["shards"]
+    for said, changed in {
+        "a newer version": {"dni_fx_run": 99},
+        "a version of text": {"dni_fx_run": "1"},
+        "no list": {"shards": shard},
+        "no shards": {"shards": []},
+        "a number": {"shards": [1]},
+        "another folder": {"shards": [{**shard, "numbers": f"../{numbers.name}"}]},
+        "twice": {"shards": [shard, {**shard, "sha256": "0" * 64}]},
+    }.items():
+        yield said, lambda changed=changed: text.write_text(json.dumps({**described, **changed}))
+    for said, part in {
+        "no entries": {},
+        "a list": {"rest": [], "model": {}, "optimizers": {}},
+        "entries missing": {"rest": {"updates": {}}, "model": {}, "optimizers": {}},
+        "no weights": {"rest": {"updates": {}}, "model": 3, "optimizers": {}},
+    }.items():
+        yield said, lambda part=part: dni_fx.training.parts.write_parts(folder, [part])
+    for said, tree in {
+        "a deep tree": b'["list", [' * 20_000,
+        "another tensor": b'["tensor", 99]',
+        "another kind": b'["system", "ls"]',
+        "a dtype of the interpreter": b'["dtype", "__builtins__"]',
+        "no tree": b"\xff",
+    }.items():
+        yield (
+            said,
+            lambda tree=tree: dni_fx.tensor_files.write_shards(
+                folder, {"dni_fx_run": 1}, [{"tree": torch.tensor(list(tree), dtype=torch.uint8)}]
+            ),
+        )
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_hostile_folders_are_refused_and_nothing_is_run(checkpoint: Path) -> None:
+    folder = kept_in_a_folder(checkpoint)
+    whole = folder.with_name("whole")
+    shutil.copytree(folder, whole)
+    assert read_checkpoint(folder)["model"].keys() == read_checkpoint(checkpoint)["model"].keys()
+    wrong = []
+    for said, spoil in list(spoiled(folder)):
+        shutil.rmtree(folder)
+        shutil.copytree(whole, folder)
+        spoil()
+        with watched() as seen:
+            try:
+                read_checkpoint(folder)
+                wrong.append(f"{said}: it was read")
+            except dni_fx.DniError as error:
+                wrong += [] if "folder" in str(error) else [f"{said}: {error}"]
+        wrong += [f"{said}: {each}" for each in seen]
+    assert not wrong

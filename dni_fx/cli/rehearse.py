@@ -19,6 +19,7 @@ from dni_fx.modes import eval_mode
 from dni_fx.runtimes import Loss
 from dni_fx.training.batches import Batch, device_of
 from dni_fx.training.callbacks import Callback
+from dni_fx.training.checkpoint import is_there
 from dni_fx.training.stream import Stream
 from dni_fx.training.trainer import Trainer
 from dni_fx.warning import warn
@@ -69,7 +70,7 @@ def take_one_step(
         DniError: the run would end here.
     """
     trainer = Trainer(cut, callbacks=[watch], **options)  # as many as a run has
-    if keep.resume and keep.checkpoint is not None and keep.checkpoint.exists():
+    if keep.resume and keep.checkpoint is not None and is_there(keep.checkpoint):
         trainer.load(keep.checkpoint)
     for batch in data.train:
         trainer.step(batch)

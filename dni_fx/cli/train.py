@@ -41,6 +41,7 @@ from dni_fx.program import Program
 from dni_fx.runtimes import Loss, OptimizerFactory
 from dni_fx.single_mode import mode_of
 from dni_fx.training.batches import Metric
+from dni_fx.training.checkpoint import check_checkpoint, is_there
 from dni_fx.training.evaluation import evaluate
 from dni_fx.training.reports import Epoch, Training
 from passes.words import counted
@@ -193,7 +194,7 @@ def _told_by_options(request: Train, cut: Decoupled) -> Generator[None]:
         raise SizesError(f"{error} The batch size is fixed: {remedy}.") from None
     except KeyboardInterrupt:
         checkpoint = request.keep.checkpoint
-        if checkpoint is not None and checkpoint.exists():
+        if checkpoint is not None and is_there(checkpoint):
             typer.echo(f"dni-fx: stopped; with --resume it goes on from {checkpoint}.", err=True)
         elif not request.dry_run:
             typer.echo("dni-fx: stopped; nothing of the run is kept. --checkpoint FILE keeps it.", err=True)
@@ -211,7 +212,7 @@ def _check(keep: KeepRequest) -> None:
     if keep.output is not None:
         check_name(keep.output, (".pt2",))
     check_place(keep.output)
-    check_place(checkpoint)
+    check_checkpoint(checkpoint, several=False)
     if checkpoint is not None and keep.output is not None and checkpoint.resolve() == keep.output.resolve():
         raise DniError(f"--output and --checkpoint are both {keep.output}: name two files.")
     if keep.every and checkpoint is None:
@@ -222,7 +223,7 @@ def _check(keep: KeepRequest) -> None:
         raise typer.BadParameter(
             "it goes on from a checkpoint: name it with --checkpoint FILE.", param_hint="--resume"
         )
-    if checkpoint is not None and checkpoint.exists() and not keep.resume:
+    if checkpoint is not None and is_there(checkpoint) and not keep.resume:
         raise FileError(f"{checkpoint} is there already. Pass --resume to go on from it, or delete it.")
     if keep.plot is not None:
         check_plot(keep.plot)

@@ -31,7 +31,7 @@ _KINDS: dict[type, str] = {
 
 
 def packed(tree: object) -> tuple[str, list[Tensor]]:
-    """JSON text that stands for a tree, and its tensors in the order in which the text names them.
+    """JSON text that stands for a tree, and its tensors, each once, as the text counts them.
 
     >>> packed({"x": (1, None)})
     ('["dict", [["x", ["tuple", [1, null]]]]]', [])
@@ -39,8 +39,9 @@ def packed(tree: object) -> tuple[str, list[Tensor]]:
     Raises:
         StageError: there is something in it that JSON and tensors cannot tell.
     """
-    tensors: list[Tensor] = []
-    return json.dumps(_written(tree, tensors)), tensors
+    tensors: dict[int, tuple[int, Tensor]] = {}
+    text = json.dumps(_written(tree, tensors))
+    return text, [tensor for _, tensor in tensors.values()]
 
 
 def unpacked(text: str, tensors: Sequence[Tensor]) -> Any:
@@ -51,7 +52,7 @@ def unpacked(text: str, tensors: Sequence[Tensor]) -> Any:
     """
     try:
         return _read(json.loads(text), tensors)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError):
         raise StageError("what another process has sent is no message of dni_fx.") from None
 
 
@@ -67,14 +68,15 @@ def dtype_named(name: str) -> torch.dtype:
     return found
 
 
-def _written(value: Any, tensors: list[Tensor]) -> Any:
+def _written(value: Any, tensors: dict[int, tuple[int, Tensor]]) -> Any:
     if type(value) in _PLAIN:
         return value
     if isinstance(value, Tensor):
-        tensors.append(value)
-        return ["tensor", len(tensors) - 1]
+        return ["tensor", tensors.setdefault(id(value), (len(tensors), value))[0]]
     if isinstance(value, torch.dtype):
         return ["dtype", str(value).removeprefix("torch.")]
+    if isinstance(value, torch.device):
+        return ["device", str(value)]
     if isinstance(value, bytes):
         return ["bytes", value.hex()]
     kind = _KINDS.get(type(value))
@@ -96,6 +98,8 @@ def _read(written: Any, tensors: Sequence[Tensor]) -> Any:
         return tensors[held]
     if kind == "dtype":
         return dtype_named(held)
+    if kind == "device":
+        return torch.device(held)
     if kind == "bytes":
         return bytes.fromhex(held)
     if kind in _DICTS:

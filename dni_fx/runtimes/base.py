@@ -58,6 +58,11 @@ class Worker(abc.ABC):
         return True
 
     @property
+    def is_one_of_several(self) -> bool:
+        """Whether other processes train other parts of the model."""
+        return False
+
+    @property
     def has_loss(self) -> bool:
         """Whether this process computes the loss, and has the outputs."""
         return True
@@ -94,9 +99,16 @@ class Worker(abc.ABC):
         """Move the schedulers that move after epochs, or when this loss falls no more."""
         self.updates.end_epoch(loss)
 
-    def kept(self) -> dict[str, Any]:
-        """The state of all optimizers, those of other processes included: all do it at once."""
-        return self.updates.state_dict()
+    def pieces(self, alone: bool = False) -> Iterator[dict[str, Any]]:
+        """The state of the model and its optimizers in parts, by process: all do it at once.
+
+        With `alone`, they come to the process that leads, one after another; others have none.
+        """
+        yield {"model": dict(self.cut.state_dict()), "optimizers": self.updates.optimizers_state()}
+
+    def renew(self) -> None:
+        """Have memory for the whole model, the state of which is to be replaced: all do it at once."""
+        return
 
     def leading(self) -> AbstractContextManager[object]:
         """Inside, other processes do what this one tells them."""

@@ -36,6 +36,11 @@ class Led(Staged):
 
     @property
     @override
+    def is_one_of_several(self) -> bool:
+        return True
+
+    @property
+    @override
     def is_leading(self) -> bool:
         return self._is_leading
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from dni_fx.runtimes.base import Outcome
 from dni_fx.runtimes.holding import Holding
 from dni_fx.runtimes.led import Led
 from dni_fx.runtimes.leg import Leg
+from dni_fx.runtimes.pieces import collected, exchanged, own_state
 from dni_fx.runtimes.places import Places
 from dni_fx.runtimes.recipe import Recipe
 from dni_fx.runtimes.replicas import Replicas
@@ -225,14 +226,13 @@ class Member(Led):
         self.settle()
         if not (alone and self.world.rank):
             self.holding.take()
+        self._adopt()
         for at, tied in enumerate(self._ties):
-            topic = f"{self.number} {at}"
-            whole = Whole(self.cut, tied.route, self.post)
-            whole.adopt(self.world.among(self.replicas.peers), f"mine {topic}")
+            whole, topic = Whole(self.cut, tied.route, self.post), f"whole {self.number} {at}"
             if not alone:
-                whole.exchange(f"whole {topic}")
+                whole.exchange(topic)
             elif not self.replicas.number:
-                whole.collect(f"whole {topic}")
+                whole.collect(topic)
 
     @override
     def end_epoch(self, loss: float) -> None:
@@ -240,14 +240,34 @@ class Member(Led):
         super().end_epoch(loss)
 
     @override
-    def kept(self) -> dict[str, Any]:
+    def pieces(self, alone: bool = False) -> Iterator[dict[str, Any]]:
         self.lead("keep")
-        mine = {name: owned.state_dict() for name, owned in self.updates.owned.items()}
-        state = self.updates.state_dict()
-        self.post.send_all(f"optimizers {self.number}", mine)
-        for other in self.post.others:
-            state["optimizers"] |= self.post.take(other, f"optimizers {self.number}")
-        return state
+        self.settle()
+        self._adopt()
+        topic, mine = f"piece {self.number}", self._piece()
+        if not alone:
+            yield from exchanged(self.post, topic, mine)
+        elif not self.replicas.number:
+            yield from collected(self.post, topic, mine)
+
+    def _piece(self) -> dict[str, Any]:
+        """What of the state of the run this process has; what is nobody's is the first one's."""
+        optimizers = self.updates.optimizers_state()
+        if self.post.rank:
+            optimizers = {name: optimizers[name] for name in self.updates.owned}
+        model = own_state(self.cut, [tied.route for tied in self._ties], self.post.rank)
+        return {"model": model, "optimizers": optimizers}
+
+    def _adopt(self) -> None:
+        """Have what the first of several replicas has trained of its stages in the others of them."""
+        peers = self.world.among(self.replicas.peers)
+        for at, tied in enumerate(self._ties):
+            Whole(self.cut, tied.route, self.post).adopt(peers, f"mine {self.number} {at}")
+
+    @override
+    def renew(self) -> None:
+        self.settle()
+        self.holding.take()
 
 
 def _facts_of(graph: CutGraph, plan: Plan) -> dict[str, Any]:

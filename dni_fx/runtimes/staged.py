@@ -72,7 +72,7 @@ class Staged(Worker):
             self.updates.restore(everything)
         else:
             own = {each for parameters in named.values() for each in parameters.values()}
-            self.updates.restore(everything, own)
+            self.updates.restore(everything, own, last.keys() - own)
         for index, parameters in named.items():
             self.updates.own(f"stage {index}", parameters)
         self.own_learners()

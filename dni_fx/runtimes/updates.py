@@ -63,8 +63,15 @@ class Updates:
         if self._waiting:
             self._load(name, self._waiting.pop(name))
 
-    def restore(self, parameters: Mapping[str, nn.Parameter], own: Set[nn.Parameter] | None = None) -> None:
+    def restore(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        own: Set[nn.Parameter] | None = None,
+        others: Set[nn.Parameter] = frozenset(),
+    ) -> None:
         """Make the optimizers whose state waits, for the parameters that they had; of `own` ones, if given.
+
+        The state of those for parameters that `others` move is forgotten.
 
         Raises:
             StageError: the model has them no more.
@@ -72,6 +79,8 @@ class Updates:
         for name, state in list(self._waiting.items()):
             there = {parameters[key] for key in state["parameters"] if key in parameters}
             if own is not None and not there <= own:
+                if there <= others:
+                    del self._waiting[name]
                 continue
             if missing := [key for key in state["parameters"] if key not in parameters]:
                 raise StageError(
@@ -171,14 +180,16 @@ class Updates:
             return nullcontext()
         return torch.autocast(self._device, self.recipe.autocast)
 
+    def optimizers_state(self) -> dict[str, Any]:
+        """The state of optimizers and schedulers by name. Gradients that wait are not in it."""
+        return self._waiting | {name: owned.state_dict() for name, owned in self.owned.items()}
+
     def state_dict(self) -> dict[str, Any]:
-        """The state of optimizers, schedulers and scaler. Gradients that wait are not in it."""
-        found = {name: owned.state_dict() for name, owned in self.owned.items()}
-        scaler = None if self.scaler is None else self.scaler.state_dict()
-        return {"optimizers": self._waiting | found, "scaler": scaler}
+        """All but the state of optimizers: that of the scaler."""
+        return {"scaler": None if self.scaler is None else self.scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state that `state_dict` returned.
+        """Go back to a state that `state_dict` returned, with the `optimizers` of `optimizers_state`.
 
         Raises:
             StageError: it is that of another model, or of another way to train.

@@ -1,11 +1,11 @@
-"""The state of a run in one file, which is there whole or not at all."""
+"""The state of a run in one file or folder, which is there whole or not at all."""
 
 from __future__ import annotations
 
 import pickle
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dni_fx.errors import FileError, StageError
-from dni_fx.files import replacing, write_at_once
+from dni_fx.files import check_place, replacing, write_at_once
 from dni_fx.members import check_zip
+from dni_fx.tensor_files import DESCRIPTION, check_tensor_files
+from dni_fx.training.parts import is_run, read_parts, write_parts
 
 MARK = "dni_fx_checkpoint"
 """The entry that tells a checkpoint from other files; it holds the version."""
@@ -49,13 +51,52 @@ class State(TypedDict):
     stream: dict[str, list[Tensor]]
 
 
-def write_checkpoint(path: Path, state: State) -> None:
-    """Replace the file by one with this state: tensors, numbers, texts, and containers of them.
+def is_there(path: Path) -> bool:
+    """Whether a run may have been kept at this path: there is a file, or a folder that holds a run."""
+    return is_run(path) if path.is_dir() else path.exists()
+
+
+def is_to_be_resumed(path: Path, resume: bool) -> bool:
+    """Whether there is a run to go on from.
+
+    Raises:
+        FileError: there is one, and it is not to be resumed.
+    """
+    if is_there(path) and not resume:
+        raise FileError(
+            f"{path} is there already. Pass resume=True to go on from it, or delete it to begin anew."
+        )
+    return is_there(path)
+
+
+def check_checkpoint(path: Path | None, several: bool) -> None:
+    """Do nothing if the run of one process, or of `several`, can be kept at this path.
+
+    Raises:
+        FileError: it cannot.
+    """
+    if path is None:
+        return
+    if _in_parts(path, several):
+        check_tensor_files(path)
+    check_place(path / DESCRIPTION if path.is_dir() else path)
+
+
+def write_checkpoint(path: Path, parts: Iterable[Mapping[str, Any]], several: bool) -> None:
+    """Replace what is at the path by this state: tensors, numbers, texts, and containers of them.
+
+    The first of the `parts` has the `rest` of the state beside its share of model and optimizers, and the
+    others their shares. A file stays a file, and a folder a folder; where nothing is yet, `several`
+    processes make a folder of their parts.
 
     Raises:
         FileError: the path cannot be written.
         StageError: there is something in it that could not be read back without running code.
     """
+    if _in_parts(path, several):
+        write_parts(path, parts)
+        return
+    state = joined(parts)
     if odd := next(_odd(state, "the state"), ""):
         raise StageError(
             f"cannot keep the run: {odd}. Tensors, numbers, texts, None and containers are kept."
@@ -64,13 +105,46 @@ def write_checkpoint(path: Path, state: State) -> None:
         write_at_once(file, lambda whole: torch.save({MARK: VERSION, **state}, whole))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def joined(parts: Iterable[Mapping[str, Any]]) -> State:
+    """The whole state, of its parts."""
+    (first, *others) = parts
+    state = {**first["rest"], "model": {}, "updates": {**first["rest"]["updates"], "optimizers": {}}}
+    for part in (first, *others):
+        state["model"] |= part["model"]
+        state["updates"]["optimizers"] |= part["optimizers"]
+    return cast("State", state)
+
+
+def _in_parts(path: Path, several: bool) -> bool:
+    return path.is_dir() or (several and not path.exists())
+
+
+def read_checkpoint(path: Path) -> State:
     """What `write_checkpoint` wrote, its tensors on the CPU; nothing in the file is run.
 
     Raises:
-        FileError: the file cannot be read, is no checkpoint, or is from a newer version.
+        FileError: it cannot be read, is no checkpoint, or is from a newer version.
     """
-    refusal = FileError(f"{path} is damaged, or no checkpoint of a training run.")
+    state = _of_folder(path) if path.is_dir() else _of_file(path)
+    state.setdefault("stream", {})  # which runs that carried no state did not write at first
+    if state.keys() != State.__annotations__.keys():
+        raise _damaged(path)
+    return cast("State", state)
+
+
+def _damaged(path: Path) -> FileError:
+    return FileError(f"{path} is damaged, or no checkpoint of a training run.")
+
+
+def _of_folder(path: Path) -> dict[str, Any]:
+    try:
+        return {**joined(read_parts(path))}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise _damaged(path) from None
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    refusal = _damaged(path)
     try:
         # Packed members could unpack to any size.
         with path.open("rb") as file, check_zip(file, f"refused to load {path}", lambda _: ()) as archive:
@@ -88,10 +162,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileError(
             f"{path} was written by a newer dni_fx: it is of version {version}, this is {VERSION}."
         )
-    state.setdefault("stream", {})  # which runs that carried no state did not write at first
-    if state.keys() != {MARK, *State.__annotations__}:
-        raise refusal
-    return state
+    return {key: value for key, value in state.items() if key != MARK}
 
 
 def _odd(value: object, place: str) -> Iterator[str]:

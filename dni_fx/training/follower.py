@@ -51,7 +51,8 @@ class Follower:
             case "gather":
                 trainer.worker.gather(alone=details)
             case "keep":
-                trainer.worker.kept()
+                for _ in trainer.worker.pieces(alone=True):
+                    raise AssertionError("what is kept belongs to the process that leads")
             case "end":
                 trainer.epochs = [Epoch.of(plain) for plain in details["epochs"]]
                 trainer.history.load_state_dict(details["history"])

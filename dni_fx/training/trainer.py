@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,9 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dni_fx.decoupled import Decoupled, dnis
-from dni_fx.errors import ContextError, DniError, FileError, StageError
-from dni_fx.files import check_place
+from dni_fx.decoupled import Decoupled
+from dni_fx.errors import ContextError, DniError, StageError
 from dni_fx.history import History
 from dni_fx.modes import resume_training
 from dni_fx.runtimes import (
@@ -28,8 +27,16 @@ from dni_fx.runtimes import (
 )
 from dni_fx.training.batches import Batch, Metric, device_of, measured
 from dni_fx.training.callbacks import Callback
-from dni_fx.training.checkpoint import State, read_checkpoint, write_checkpoint
+from dni_fx.training.checkpoint import (
+    State,
+    check_checkpoint,
+    is_to_be_resumed,
+    joined,
+    read_checkpoint,
+    write_checkpoint,
+)
 from dni_fx.training.evaluation import evaluate
+from dni_fx.training.fitting import refuse_misfits
 from dni_fx.training.follower import Follower
 from dni_fx.training.loop import Loop
 from dni_fx.training.means import Sofar
@@ -38,7 +45,6 @@ from dni_fx.training.progress import Bar, Board
 from dni_fx.training.reports import Epoch, Training
 from dni_fx.training.stream import Stream
 from passes import parse
-from passes.boundary import CONTAINER
 from passes.words import counted
 
 
@@ -174,16 +180,11 @@ class Trainer:
                 f"every={every} and epochs={epochs} are whole numbers, 0 or more, and every needs a "
                 "checkpoint."
             )
-        check_place(path)
+        check_checkpoint(path, self.worker.is_one_of_several)
         drawn: list[Callback] = [Bar()] if progress else []
         drawn += [] if log_dir is None else [Board(Path(log_dir))]
         with self.worker.leading():
-            if path is not None and path.exists():
-                if not resume:
-                    raise FileError(
-                        f"{path} is there already. Pass resume=True to go on from it, or delete it to begin "
-                        "anew."
-                    )
+            if path is not None and is_to_be_resumed(path, resume):
                 self.load(path)
             self._order = self._order.over(batches)
             Loop(self, self._order, epochs, validation, path, every, [*self.callbacks, *drawn]).run()
@@ -204,13 +205,18 @@ class Trainer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state of the run to a file, which replaces one that is there when it is whole.
 
+        Several processes, all of which call it, make a folder with a part of each, if there is no file yet.
+
         Raises:
             FileError: the path cannot be written.
             StageError: gradients wait for more batches, or the loader cannot go on where it is.
         """
-        state = self.state_dict()
+        parts = self._parts(alone=True)
         if self.worker.leads:
-            write_checkpoint(Path(path), state)
+            write_checkpoint(Path(path), parts, self.worker.is_one_of_several)
+        else:
+            for _ in parts:
+                raise AssertionError("what is kept belongs to the process that leads")
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go back to the state in a file that `save` or `fit` wrote. Nothing in it is run.
@@ -229,14 +235,25 @@ class Trainer:
         Raises:
             StageError: gradients wait for more batches, or the loader cannot go on where it is.
         """
+        return joined(self._parts(alone=False))
+
+    def _parts(self, alone: bool) -> Iterator[dict[str, Any]]:
+        """The state in parts, by process; with `alone`, none of them for those that do not lead.
+
+        Raises:
+            StageError: gradients wait for more batches, or the loader cannot go on where it is.
+        """
         if waiting := self.worker.updates.batches:
             raise StageError(f"gradients of {counted(waiting, 'batch')} wait for more, and would be lost.")
-        self.worker.gather(alone=self.worker.is_leading)
-        updates = self.worker.kept()
+        rest = self._rest()
+        for at, piece in enumerate(self.worker.pieces(alone)):
+            yield piece if at else {**piece, "rest": rest}
+
+    def _rest(self) -> dict[str, Any]:
+        """All of the state but for weights, buffers, synthesizers and optimizers."""
         return {
             "runtime": self.runtime,
-            "model": dict(self.cut.state_dict()),
-            "updates": updates,
+            "updates": self.worker.updates.state_dict(),
             "steps": self.steps,
             "epochs": [epoch.plain() for epoch in self.epochs],
             "sofar": self.sofar.state_dict(),
@@ -261,8 +278,8 @@ class Trainer:
                 f"the state is of a run with {counted(len(state['callbacks']), 'callback')}, and this one "
                 f"has {len(self.callbacks)}."
             )
-        if misfits := self._misfits(state["model"]):
-            raise StageError(f"the state is of another model, or another plan: it differs in {misfits}.")
+        refuse_misfits(self.cut, state["model"])
+        self.worker.renew()
         self.worker.updates.load_state_dict(state["updates"])
         self.cut.load_state_dict(state["model"])
         self.steps = state["steps"]
@@ -276,22 +293,5 @@ class Trainer:
             callback.load_state_dict(each)
         self.stream.load_state_dict(state["stream"])
 
-    def _misfits(self, model: Mapping[str, Tensor]) -> str:
-        """The keys in which a model's state is not that of this one: before anything of it is changed."""
-        own = self.cut.state_dict()
-        if not dnis(self.cut):  # synthesizers are made with the first batch, and their state waits for that
-            model = {key: value for key, value in model.items() if not key.startswith(f"{CONTAINER}.")}
-            own = {key: value for key, value in own.items() if not key.startswith(f"{CONTAINER}.")}
-        kept = {key for key, value in model.items() if key in own and own[key].shape == value.shape}
-        wrong = sorted(
-            key for key in own.keys() | model.keys() if key not in kept and not _comes_and_goes(key)
-        )
-        return ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
-
 
 _SHOW_LABELS = "Pass labels_as_context=True, name the input of the model that holds them with context="
-
-
-def _comes_and_goes(key: str) -> bool:
-    """Whether a part of a synthesizer is in the state only while it holds something."""
-    return key.startswith(f"{CONTAINER}.") and (".late." in key or ".predictor." in key)

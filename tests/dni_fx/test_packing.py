@@ -16,7 +16,7 @@ from dni_fx.errors import StageError
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
 keys = st.text() | st.integers() | st.booleans()
 trees = st.recursive(
-    plain | st.sampled_from([torch.float32, torch.bool, torch.Size([2, 3])]),
+    plain | st.sampled_from([torch.float32, torch.bool, torch.Size([2, 3]), torch.device("cuda", 1)]),
     lambda inner: (
         st.lists(inner)
         | st.lists(inner).map(tuple)

@@ -1,0 +1,33 @@
+"""Whether the state of a model is that of this one, before anything of it is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dni_fx.decoupled import Decoupled, dnis
+from dni_fx.errors import StageError
+from passes.boundary import CONTAINER
+
+
+def refuse_misfits(cut: Decoupled, model: Mapping[str, Tensor]) -> None:
+    """Do nothing if a model's state has the keys and shapes of that of `cut`.
+
+    Raises:
+        StageError: it differs; says in what.
+    """
+    own = cut.state_dict()
+    if not dnis(cut):  # synthesizers are made with the first batch, and their state waits for that
+        model = {key: value for key, value in model.items() if not key.startswith(f"{CONTAINER}.")}
+        own = {key: value for key, value in own.items() if not key.startswith(f"{CONTAINER}.")}
+    kept = {key for key, value in model.items() if key in own and own[key].shape == value.shape}
+    wrong = sorted(key for key in own.keys() | model.keys() if key not in kept and not _comes_and_goes(key))
+    if wrong:
+        some = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+        raise StageError(f"the state is of another model, or another plan: it differs in {some}.")
+
+
+def _comes_and_goes(key: str) -> bool:
+    """Whether a part of a synthesizer is in the state only while it holds something."""
+    return key.startswith(f"{CONTAINER}.") and (".late." in key or ".predictor." in key)
