@@ -184,6 +184,50 @@ def assert_equal_trees(one, other):
         assert torch.equal(value, theirs[at]) if is_tensor else value == theirs[at], at
 
 
+class Sum(nn.Module):
+    """The first input goes through all layers, the second one comes in late."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x, late):
+        for at, layer in enumerate(self.layers):
+            x = layer(x + late if at == 2 else x).tanh()
+        return x
+
+
+def fed(rank, runtime, labels):
+    """Which tensors of each batch have memory in a process, and the loss of each epoch."""
+    torch.manual_seed(0)
+    both = torch.randn(2, 20, WIDTH)
+    y = torch.randint(CLASSES, (20,))
+    cut = dni_fx.decouple(Sum(), (both[0], both[1]), plan="at:after=layers.0+layers.1", synthesizer="zero")
+    trainer = dni_fx.Trainer(cut, loss=F.cross_entropy, runtime=runtime, labels_as_context=labels)
+    once, found = trainer.train_on, []
+
+    def train_on(batch):
+        found.append([t.untyped_storage().nbytes() >= t.nbytes for t in (*batch.args, batch.target)])
+        return once(batch)
+
+    trainer.train_on = train_on
+    batches = [((both[0][:size], both[1][:size]), y[:size]) for size in (20, 20, 20, 12)]
+    return found, [each.loss for each in trainer.fit(batches, 2, progress=False).epochs]
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_process_gets_of_a_batch_what_its_stages_need(labels, replicas):
+    found = run_ranks(fed, 3 * replicas, f"distributed:lag=0,replicas={replicas}", labels)
+    alone = fed(0, "local:streams=true", labels)
+    new, all_there = {0, 3, 4, 7}, [True, True, True]  # steps whose batches are not like the ones before
+    for rank, (there, losses) in enumerate(found):
+        needed = [[True, False, labels], [False, False, labels], [False, True, True]][rank % 3]
+        needed = needed if rank else all_there  # this one reads the data
+        assert there == [all_there if step in new else needed for step in range(8)], rank
+        assert losses == (alone[1] if replicas == 1 else pytest.approx(alone[1], rel=1e-5)), rank
+
+
 def broken(rank, who, how, path):
     trainer = trainer_of("distributed:patience=4")
     if rank == who:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,13 @@ _KINDS: dict[type, str] = {
     OrderedDict: "ordered",
     Counter: "counter",
 }
+
+
+class Blank(NamedTuple):
+    """A tensor of which only type and shape are told: zeros without memory take its place."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
 def packed(tree: object) -> tuple[str, list[Tensor]]:
@@ -73,6 +80,8 @@ def _written(value: Any, tensors: dict[int, tuple[int, Tensor]]) -> Any:
         return value
     if isinstance(value, Tensor):
         return ["tensor", tensors.setdefault(id(value), (len(tensors), value))[0]]
+    if isinstance(value, Blank):
+        return ["blank", [_written(value.dtype, tensors), list(value.shape)]]
     if isinstance(value, torch.dtype):
         return ["dtype", str(value).removeprefix("torch.")]
     if isinstance(value, torch.device):
@@ -96,6 +105,8 @@ def _read(written: Any, tensors: Sequence[Tensor]) -> Any:
     kind, held = cast("list[Any]", written)
     if kind == "tensor":
         return tensors[held]
+    if kind == "blank":
+        return torch.zeros((), dtype=_read(held[0], tensors)).expand(held[1])
     if kind == "dtype":
         return dtype_named(held)
     if kind == "device":

@@ -68,7 +68,12 @@ class Led(Staged):
     @override
     def lead(self, order: str, details: object = None) -> None:
         if self._is_leading:
-            self.world.send_all("orders", (order, details))
+            for other in self.world.others:
+                self.world.send(other, "orders", (order, self.meant_for(other, order, details)))
+
+    def meant_for(self, other: int, order: str, details: Any) -> Any:
+        """What of an order another process has to hear."""
+        return details
 
     @override
     def orders(self) -> Iterator[tuple[str, Any]]:

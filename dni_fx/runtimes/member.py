@@ -22,6 +22,7 @@ from dni_fx.runtimes.base import Outcome
 from dni_fx.runtimes.holding import Holding
 from dni_fx.runtimes.led import Led
 from dni_fx.runtimes.leg import Leg
+from dni_fx.runtimes.needed import Needed
 from dni_fx.runtimes.pieces import collected, exchanged, own_state
 from dni_fx.runtimes.places import Places
 from dni_fx.runtimes.recipe import Recipe
@@ -74,6 +75,7 @@ class Member(Led):
         self.legs: deque[Leg] = deque()
         self.number = 0
         self.holding = Holding(cut)
+        self.needed = Needed()
         self._ties: list[Tied] = []
         Places(cut, [world.device]).gather(world.device)
 
@@ -81,6 +83,12 @@ class Member(Led):
     @override
     def has_loss(self) -> bool:
         return self.post.rank == self.post.size - 1
+
+    @override
+    def meant_for(self, other: int, order: str, details: Any) -> Any:
+        if order != "batch":
+            return details
+        return self.needed.of(other % self.post.size, details, self.share(details))
 
     @override
     def share(self, parts: Any) -> Any:
@@ -106,6 +114,9 @@ class Member(Led):
         if self.holding.is_whole:
             self.holding.let_go([each.route.graph for each in self._ties], tied.route.within)
         tied.take(self.number - self.runtime.lag, more=not self.runtime.deterministic)
+        self.needed.note(
+            (args, kwargs, target), call, tied.route, cutting_of(self.cut).context, context is not None
+        )
         self.number += 1
         outcome = self._run(tied, call, target, context)
         self._catch_up(self.runtime.lag)
