@@ -41,6 +41,9 @@ class Distributed(Runtime):
     With `replicas`, so many processes have each stage, and train it on equal parts of every batch: with two
     of them, the stages lie on half of the processes. Gradients are averaged, as in data parallel training.
 
+    Between steps a process has the weights of its own stages; what others train reads as NaN in it until
+    they are brought together: for a validation, in the first process, and at the end of a run, in all.
+
     Stages draw random numbers from streams by `seed`, the step and the stage. A process that is silent for
     `patience` seconds, or ends, ends the run of the others.
 
