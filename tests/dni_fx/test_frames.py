@@ -1,4 +1,4 @@
-"""Messages of any size come as they were sent, in the order of their topics, and laid out in memory as they were."""
+"""Messages of any size come as they were sent: in their order, and laid out in memory as they were."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def trees():
         [
             torch.zeros(4096),
             torch.zeros(4096, dtype=torch.bfloat16),
-            torch.zeros(1, dtype=torch.complex64).conj(),
+            torch.full((1,), 1j).conj(),
         ],
         [torch.arange(7), torch.zeros(2**14 - 28, dtype=torch.uint8)],
         [torch.arange(7), torch.zeros(2**14, dtype=torch.uint8)],
