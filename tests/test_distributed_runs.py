@@ -228,8 +228,8 @@ def test_a_process_gets_of_a_batch_what_its_stages_need(labels, replicas):
         assert losses == (alone[1] if replicas == 1 else pytest.approx(alone[1], rel=1e-5)), rank
 
 
-def broken(rank, who, how, path):
-    trainer = trainer_of("distributed:patience=4")
+def broken(rank, who, how, path, replicas=1):
+    trainer = trainer_of(f"distributed:patience=4,replicas={replicas}")
     if rank == who:
         once = trainer.worker.step
 
@@ -252,6 +252,13 @@ def test_when_a_process_is_lost_the_others_end_and_say_so(who, how, tmp_path):
             assert f"rank {who} is gone" in each or "has failed" in each, (rank, each)
     alone = fitted("local:streams=true", 2, checkpoint=path, resume=True)
     assert len(alone[0]) == 2
+
+
+@pytest.mark.parametrize("who", [1, 2])
+def test_a_silent_replica_ends_the_others(who, tmp_path):
+    found = run_ranks(broken, 4, who, signal.SIGSTOP, str(tmp_path / "run.ckpt"), 2, silent=who)
+    for rank, each in enumerate(found):
+        assert rank == who or f"rank {who} is gone: nothing was heard of it" in each or "failed" in each, each
 
 
 def other(rank, what):

@@ -70,7 +70,7 @@ class Member(Led):
     def __init__(self, cut: Decoupled, recipe: Recipe, runtime: Manners, world: Post) -> None:
         super().__init__(cut, recipe, world, runtime.lag + 1)
         self.runtime = runtime
-        self.replicas = Replicas(runtime.replicas, world.size, world.device.type)
+        self.replicas = Replicas(runtime.replicas, world)
         self.post = world.among(self.replicas.pipeline)
         self.legs: deque[Leg] = deque()
         self.number = 0

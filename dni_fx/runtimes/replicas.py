@@ -12,7 +12,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from dni_fx.errors import StageError, first_line
+from dni_fx.distributed.post import Post
+from dni_fx.errors import StageError
 
 
 class Replicas:
@@ -22,7 +23,8 @@ class Replicas:
     Synthesizers and the statistics of norms are each one's own, and those of the first one count in the end.
     """
 
-    def __init__(self, count: int, ranks: int, device: str) -> None:
+    def __init__(self, count: int, world: Post) -> None:
+        ranks = world.size
         if ranks % count:
             raise StageError(
                 f"{ranks} processes do not make {count} replicas of the same number of processes each."
@@ -31,10 +33,12 @@ class Replicas:
         self.pipeline, self.peers = list(range(ranks)), [dist.get_rank()]
         if count == 1:
             return
-        mesh = init_device_mesh(device, (count, ranks // count), mesh_dim_names=("replica", "stage"))
+        mesh = init_device_mesh(
+            world.device.type, (count, ranks // count), mesh_dim_names=("replica", "stage")
+        )
         self.number = mesh.get_local_rank("replica")
         self.pipeline, self.peers = mesh["stage"].mesh.tolist(), mesh["replica"].mesh.tolist()
-        self.group = mesh.get_group("replica")
+        self.post = world.among(self.peers)
 
     def share(self, tree: Any) -> Any:
         """This replica's part of a batch: of every tensor that has as many rows as the first one.
@@ -63,25 +67,39 @@ class Replicas:
         Raises:
             StageError: another process is lost.
         """
-        if self.count > 1:
-            try:
-                self._average(list(parameters))
-            except RuntimeError as error:
-                raise StageError(
-                    f"cannot average gradients with other replicas: {first_line(error)}"
-                ) from error
-
-    def _average(self, mine: list[nn.Parameter]) -> None:
-        there = torch.tensor([float(each.grad is not None) for each in mine])
-        dist.all_reduce(there, group=self.group)
+        mine = list(parameters) if self.count > 1 else []
         kinds: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = defaultdict(list)
-        for parameter, count in zip(mine, there.tolist(), strict=True):
-            if count:
+        for parameter, is_anywhere in zip(mine, self._there(mine), strict=True):
+            if is_anywhere:
                 kinds[parameter.dtype, parameter.device].append(parameter)
         for alike in kinds.values():
             parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in alike]
-            whole = torch.cat([part.reshape(-1) for part in parts])
-            dist.all_reduce(whole, group=self.group)
-            whole /= self.count
-            for parameter, mean in zip(alike, whole.split([p.numel() for p in alike]), strict=True):
-                parameter.grad = mean.view_as(parameter)
+            mean = self._mean(torch.cat([part.reshape(-1) for part in parts]))
+            for parameter, own in zip(alike, mean.split([p.numel() for p in alike]), strict=True):
+                parameter.grad = own.view_as(parameter)
+
+    def _there(self, mine: list[nn.Parameter]) -> list[bool]:
+        """Whether any replica has a gradient of each."""
+        if not mine:
+            return []
+        own = [each.grad is not None for each in mine]
+        self.post.send_all("there", own)
+        told = [own, *(self.post.take(other, "there") for other in self.post.others)]
+        return [any(each) for each in zip(*told, strict=True)]
+
+    def _mean(self, whole: Tensor) -> Tensor:
+        """The mean of this tensor over all replicas: each has a part of it to add up, and tells the others.
+
+        By the wire, and not as one of torch's collectives, which hold a process for half an hour where
+        another one has fallen silent.
+        """
+        parts = whole.tensor_split(self.count)
+        for other in self.post.others:
+            self.post.send(other, "part", parts[other])
+        total = torch.zeros_like(parts[self.number])
+        for rank in range(self.count):
+            total += parts[rank] if rank == self.number else self.post.take(rank, "part")
+        total /= self.count
+        self.post.send_all("mean", total)
+        known = [total if at == self.number else self.post.take(at, "mean") for at in range(self.count)]
+        return torch.cat(known)
