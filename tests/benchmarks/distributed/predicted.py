@@ -23,7 +23,7 @@ from passes import parse
 from tests.benchmarks.distributed.nets import TASKS, Task
 from tests.benchmarks.distributed.relay import join_by_relay
 from tests.benchmarks.distributed.speed import measured
-from tests.benchmarks.distributed.ways import adam
+from tests.benchmarks.distributed.way import adam
 from tests.processes import run_ranks
 
 SCHEDULED = {
