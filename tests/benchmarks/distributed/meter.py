@@ -20,7 +20,7 @@ _SMALL, _LARGE = 2**10, 2**20
 _SENT = 20
 """Messages of each size by which handling is told."""
 _TRIED = 12
-"""How often, for the least processor time: other work makes it more."""
+"""How often, for the least of them."""
 
 
 class Meter:
@@ -90,6 +90,7 @@ def posts(wire: Wire) -> dict[str, Post]:
 def handled(post: Post) -> list[list[float]]:
     """For small and for large messages: a round trip, and processor time of this process to send and to take.
 
+    All are the least that was seen, since whatever else runs makes them more.
     Only the first two ranks have figures; all must call it.
     """
     rank = dist.get_rank()
@@ -97,7 +98,7 @@ def handled(post: Post) -> list[list[float]]:
     for size in (_SMALL, _LARGE):
         block = torch.zeros(size // 4)
         dist.barrier()
-        trip = _typical(post, rank, block)
+        trip = _trip(post, rank, block)
         work = [min(_worked(post, rank, sender, block) for _ in range(_TRIED)) for sender in (0, 1)]
         found.append([trip, *(work if rank == 0 else work[::-1])])
     return found
@@ -112,15 +113,14 @@ def _worked(post: Post, rank: int, sender: int, block: Tensor) -> float:
     return (time.process_time() - begin) / _SENT
 
 
-def _typical(post: Post, rank: int, block: Tensor) -> float:
-    """The median seconds there and back."""
+def _trip(post: Post, rank: int, block: Tensor) -> float:
     times: list[float] = []
-    for _ in range(_SENT if rank < 2 else 0):
+    for _ in range(_SENT * _TRIED if rank < 2 else 0):
         begin = time.perf_counter()
         for sender in (0, 1):
             post.send(1 - rank, block) if rank == sender else post.take(1 - rank, block)
         times.append(time.perf_counter() - begin)
-    return statistics.median(times) if times else 0.0
+    return min(times, default=0.0)
 
 
 def network_of(small: list[float], large: list[float]) -> Network:
