@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dni_fx.schedules.actions import Kind
 
@@ -28,7 +28,7 @@ class StageCost:
     guessed: float = 0
 
     def seconds(self, kind: Kind) -> float:
-        """How long an action takes; sending and receiving take the rank no time of its own."""
+        """How long an action takes; what sending and receiving take is up to the network."""
         match kind:
             case Kind.FORWARD:
                 return self.forward
@@ -49,11 +49,45 @@ class StageCost:
 
 
 @dataclass(frozen=True)
+class Bookkeeping:
+    """Seconds that a runtime takes for itself, for each pass and for each update of a stage."""
+
+    passing: float = 0
+    step: float = 0
+
+    def around(self, cost: StageCost) -> StageCost:
+        """What a stage costs in such a runtime: each of its passes and its update take longer."""
+        return replace(
+            cost,
+            forward=cost.forward + self.passing,
+            backward=cost.backward + self.passing,
+            step=cost.step + self.step,
+        )
+
+
+@dataclass(frozen=True)
+class Handling:
+    """Seconds for which a message, and each of its bytes, keeps a rank busy: packing, copying, waking up."""
+
+    message: float = 0
+    byte: float = 0
+
+    def seconds(self, size: float) -> float:
+        """How long a message of so many bytes keeps the rank busy."""
+        return self.message + self.byte * size
+
+
+@dataclass(frozen=True)
 class Network:
-    """Each rank sends and receives so many bytes a second, and a message is `latency` seconds on its way."""
+    """Each rank sends and receives so many bytes a second, and a message is `latency` seconds on its way.
+
+    Before it leaves, `sending` keeps its sender busy, and once it is taken, `receiving` its receiver.
+    """
 
     bandwidth: float = math.inf
     latency: float = 0
+    sending: Handling = Handling()
+    receiving: Handling = Handling()
 
     def seconds(self, size: float) -> float:
         """How long a message of so many bytes keeps the line of its sender busy."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from dni_fx.palette import stage_color
-from dni_fx.schedules.actions import RECEIVES, Action, Kind
+from dni_fx.schedules.actions import RECEIVES, SENDS, Action, Kind
 from dni_fx.schedules.outcome import Outcome, Span
 
 _NAMES = {
@@ -17,9 +18,14 @@ _NAMES = {
     Kind.SYNTHETIC_BACKWARD: "backward from a guess",
     Kind.REGRESSION: "synthesizers learn",
     Kind.STEP: "update",
+    Kind.SEND_VALUE: "handles messages",
+    Kind.SEND_GRADIENT: "handles messages",
+    Kind.RECEIVE_VALUE: "handles messages",
+    Kind.RECEIVE_GRADIENT: "handles messages",
 }
-_COLORS = {kind: stage_color(at) for at, kind in enumerate(list(_NAMES)[:-1])} | {Kind.STEP: "#404040"}
-_WAIT, _GREY = "#ececec", "#595959"
+_STEP, _MESSAGE, _WAIT, _GREY = "#404040", "#8c8c8c", "#ececec", "#595959"
+_PLAIN = {Kind.STEP: _STEP} | dict.fromkeys((*SENDS, *RECEIVES), _MESSAGE)
+_COLORS = {kind: stage_color(at) for at, kind in enumerate(_NAMES)} | _PLAIN
 _LEFT, _WIDTH, _ROW, _GAP, _HEAD = 70, 1000, 16, 2, 34
 _RANKS = 48
 """Ranks that a picture shows: of more, the first and the last of them."""
@@ -85,53 +91,73 @@ def _rows(ranks: int) -> list[int | None]:
     return [*range(half), None, *range(ranks - half, ranks)]
 
 
+class _Piece(NamedTuple):
+    """A box: an action, or the part of it in which its rank waits."""
+
+    action: Action
+    span: Span
+    waits: bool
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self.span.end - self.span.begin
+
+    @property
+    def color(self) -> str:
+        """What it is filled with."""
+        return _WAIT if self.waits else _COLORS[self.action.kind]
+
+
+def _pieces(outcome: Outcome, rank: int) -> Iterator[_Piece]:
+    for action, span in outcome.actions(rank):
+        waited = outcome.waited(action, span)
+        yield _Piece(action, waited, True)
+        yield _Piece(action, Span(waited.end, span.end), False)
+
+
 def _boxes(outcome: Outcome, rank: int, top: int, scale: float) -> Iterator[str]:
     yield '<g clip-path="url(#time)">'
-    narrow: list[tuple[Action, Span]] = []  # a box for each of thousands of actions would be seen by nobody
-    for action, span in outcome.actions(rank):
-        if span.begin * scale > _WIDTH:
+    narrow: list[_Piece] = []  # a box for each of thousands of actions would be seen by nobody
+    for piece in _pieces(outcome, rank):
+        if piece.span.begin * scale > _WIDTH:
             break
-        if (span.end - span.begin) * scale >= _NARROW:
+        if piece.seconds * scale >= _NARROW:
             yield from _together(outcome, narrow, top, scale)
-            yield _box(outcome, action, span, top, scale)
+            yield _box(outcome, piece, top, scale)
             narrow = []
-        elif span.end > span.begin:
-            narrow.append((action, span))
-            if (span.end - narrow[0][1].begin) * scale >= _NARROW:
+        elif piece.seconds > 0:
+            narrow.append(piece)
+            if (piece.span.end - narrow[0].span.begin) * scale >= _NARROW:
                 yield from _together(outcome, narrow, top, scale)
                 narrow = []
     yield from _together(outcome, narrow, top, scale)
     yield "</g>"
 
 
-def _together(
-    outcome: Outcome, narrow: Sequence[tuple[Action, Span]], top: int, scale: float
-) -> Iterator[str]:
+def _together(outcome: Outcome, narrow: Sequence[_Piece], top: int, scale: float) -> Iterator[str]:
     """One box for actions that follow one another, in the color of the longest."""
     if len(narrow) == 1:
-        yield _box(outcome, *narrow[0], top, scale)
+        yield _box(outcome, narrow[0], top, scale)
     elif narrow:
-        action, _ = max(narrow, key=lambda each: each[1].end - each[1].begin)
-        span = Span(narrow[0][1].begin, narrow[-1][1].end)
-        names = f"{narrow[0][0]} to {narrow[-1][0]}"
-        yield _rectangle(span, top, scale, _color(action), names)
+        longest = max(narrow, key=lambda each: each.seconds)
+        span = Span(narrow[0].span.begin, narrow[-1].span.end)
+        names = f"{narrow[0].action} to {narrow[-1].action}"
+        yield _rectangle(span, top, scale, longest.color, names)
 
 
-def _box(outcome: Outcome, action: Action, span: Span, top: int, scale: float) -> str:
-    is_wait, message = action.kind in RECEIVES, action.message
-    sender = outcome.timetable.sent[message] if message and is_wait else None
-    what = f"waits at {action} for rank {sender}" if is_wait else f"{action} {_NAMES[action.kind]}"
-    box = _rectangle(span, top, scale, _color(action), what)
-    text, width = str(action.batch), (span.end - span.begin) * scale
-    if is_wait or action.kind is Kind.STEP or width < _LABEL * len(text) + 4:
+def _box(outcome: Outcome, piece: _Piece, top: int, scale: float) -> str:
+    action, message = piece.action, piece.action.message
+    what = f"{action} {_NAMES[action.kind]}"
+    if piece.waits and message:
+        what = f"waits at {action} for rank {outcome.timetable.sent[message]}"
+    box = _rectangle(piece.span, top, scale, piece.color, what)
+    text, width = str(action.batch), piece.seconds * scale
+    if piece.waits or action.kind in _PLAIN or width < _LABEL * len(text) + 4:
         return box
-    middle = _LEFT + (span.begin + span.end) / 2 * scale
+    middle = _LEFT + (piece.span.begin + piece.span.end) / 2 * scale
     at = f'x="{middle:.2f}" y="{top + 12}" text-anchor="middle" fill="#ffffff"'
     return f'{box}<text {at} pointer-events="none">{text}</text>'
-
-
-def _color(action: Action) -> str:
-    return _WAIT if action.kind in RECEIVES else _COLORS[action.kind]
 
 
 def _rectangle(span: Span, top: int, scale: float, color: str, what: str) -> str:
@@ -145,11 +171,15 @@ def _rectangle(span: Span, top: int, scale: float, color: str, what: str) -> str
 
 def _legend(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
     used = {
-        action.kind for each in outcomes.values() for actions in each.timetable.ranks for action in actions
+        piece.action.kind
+        for outcome in outcomes.values()
+        for rank in range(len(outcome.spans))
+        for piece in _pieces(outcome, rank)
+        if piece.seconds and not piece.waits
     }
-    shown = [(_COLORS[kind], name) for kind, name in _NAMES.items() if kind in used] + [(_WAIT, "waits")]
+    shown = dict.fromkeys((_COLORS[kind], name) for kind, name in _NAMES.items() if kind in used)
     left = _LEFT
-    for color, name in shown:
+    for color, name in [*shown, (_WAIT, "waits")]:
         yield f'<rect x="{left}" y="10" width="12" height="12" fill="{color}"/>'
         yield f'<text x="{left + 16}" y="20" fill="{_GREY}">{escape(name)}</text>'
         left += 34 + 6 * len(name)

@@ -20,7 +20,7 @@ _FREES = (Kind.BACKWARD, Kind.WEIGHT_GRADIENT, Kind.SYNTHETIC_BACKWARD)
 
 
 class Span(NamedTuple):
-    """When an action begins and when it ends, in seconds. Of receiving it is the time of waiting."""
+    """When an action begins and ends, in seconds. To receive is to wait, and then to handle what has come."""
 
     begin: float
     end: float
@@ -56,10 +56,15 @@ class Outcome:
         return max((spans[-1].end for spans in self.spans if spans), default=0)
 
     def busy(self, rank: int) -> float:
-        """Seconds that a rank computes."""
-        return sum(
-            span.end - span.begin for action, span in self.actions(rank) if action.kind not in RECEIVES
-        )
+        """Seconds that a rank computes or handles messages."""
+        return sum(span.end - self.waited(action, span).end for action, span in self.actions(rank))
+
+    def waited(self, action: Action, span: Span) -> Span:
+        """The part of an action in which its rank waits: empty unless it receives what is not there."""
+        message = action.message
+        if message is None or action.kind not in RECEIVES:
+            return Span(span.begin, span.begin)
+        return Span(span.begin, max(span.begin, self.arrived[message]))
 
     def actions(self, rank: int) -> Iterator[tuple[Action, Span]]:
         """What a rank does, and when."""
@@ -83,13 +88,13 @@ class Outcome:
         return 1 / self.period if self.period else float("inf")
 
     def idle(self, rank: int) -> float:
-        """The share of its time in the steady state in which a rank does not compute."""
+        """The share of its time in the steady state in which a rank waits."""
         batches = 1 + max(action.batch for action in self.timetable.ranks[rank])
         return max(1 - self.busy(rank) / batches / self.period, 0) if self.period else 0
 
     @cached_property
     def bubble(self) -> float:
-        """The share of the time of all ranks in the steady state in which they do not compute."""
+        """The share of the time of all ranks in the steady state in which they wait."""
         return sum(self.idle(rank) for rank in range(len(self.spans))) / len(self.spans)
 
     def in_flight(self, rank: int) -> int:
@@ -115,8 +120,9 @@ class Outcome:
             seconds: defaultdict[int, float] = defaultdict(int)
             on_the_way: defaultdict[int, float] = defaultdict(int)
             for action, span in self.actions(rank):
-                message, waited = action.message, span.end - span.begin
-                if message and action.kind in RECEIVES and waited and first.end <= span.begin < last.end:
+                message, (begin, end) = action.message, self.waited(action, span)
+                waited = end - begin
+                if message and waited and first.end <= begin < last.end:
                     sender = self.timetable.sent[message]
                     seconds[sender] += waited
                     on_the_way[sender] += min(waited, self.arrived[message] - self.sent[message])

@@ -21,9 +21,10 @@ def simulate(
 ) -> Outcome:
     """When each action of each rank begins and ends.
 
-    A rank does one thing after another. A message leaves when it is sent and those before it have left the
-    rank; it is there after the latency, once all of it has come through the line of the receiver, which takes
-    messages one by one in the order in which they begin to arrive. Numbers may be fractions, for exact times.
+    A rank does one thing after another. A message leaves when its sender has handled it and those before it
+    have left the rank; it is there after the latency, once all of it has come through the line of the
+    receiver, which takes messages one by one in the order in which they begin to arrive. It is handled when
+    the receiver takes it. Numbers may be fractions, for exact times.
     O(A log M) for A actions and M messages.
 
     Raises:
@@ -99,13 +100,15 @@ class _Play:
             elif action.kind in RECEIVES:
                 if message not in self.arrived:
                     return
-                rank.now = max(rank.now, self.arrived[message])
+                handled = self.network.receiving.seconds(self._size(message))
+                rank.now = max(rank.now, self.arrived[message]) + handled
             else:
                 self._send(rank, message)
             rank.spans.append(Span(begin, rank.now))
             rank.at += 1
 
     def _send(self, rank: _Rank, message: Message) -> None:
+        rank.now += self.network.sending.seconds(self._size(message))
         self.sent[message] = rank.now
         leaves = max(rank.now, rank.out_until)
         rank.out_until = leaves + self.network.seconds(self._size(message))

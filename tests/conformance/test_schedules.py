@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dni_fx.schedules import SCHEDULES
-from dni_fx.schedules.actions import BACKWARDS, Kind
-from dni_fx.schedules.costs import Network
+from dni_fx.schedules.actions import BACKWARDS, RECEIVES, SENDS, Kind
+from dni_fx.schedules.costs import Handling, Network
 from dni_fx.schedules.problems import check
 from dni_fx.schedules.simulation import simulate
 from dni_fx.schedules.timetable import parse_timetable
@@ -88,6 +88,25 @@ def test_a_network_never_makes_it_faster_and_nothing_comes_before_it_can(
         lines[timetable.rank_of[message.sender], "out"] += outcome.bytes[message[:3]] / bandwidth
         lines[timetable.rank_of[message.receiver], "in"] += outcome.bytes[message[:3]] / bandwidth
     assert max(lines.values(), default=0) + latency * bool(lines) <= max(outcome.arrived.values(), default=0)
+
+
+@names
+@given(data=st.data(), layout=layouts())
+def test_ranks_are_busy_with_what_they_compute_and_with_the_messages_that_they_send_and_take(
+    name, data, layout
+):
+    timetable = parse(name, SCHEDULES).timetable(layout, 3)
+    seconds = data.draw(costs(layout))
+    network = Network(sending=Handling(1, 2), receiving=Handling(3, 1))
+    outcome = simulate(timetable, layout, seconds, network)
+    for rank, actions in enumerate(timetable.ranks):
+        work = 0
+        for action in actions:
+            size = outcome.bytes[action.message[:3]] if action.message else 0
+            work += 1 + 2 * size if action.kind in SENDS else 3 + size if action.kind in RECEIVES else 0
+            work += seconds[action.stage].seconds(action.kind)
+        assert outcome.busy(rank) == work
+    assert outcome.seconds >= simulate(timetable, layout, seconds).seconds
 
 
 @names

@@ -6,7 +6,7 @@ import pytest
 
 from dni_fx.errors import ScheduleError
 from dni_fx.schedules import SCHEDULES
-from dni_fx.schedules.costs import Network, StageCost
+from dni_fx.schedules.costs import Bookkeeping, Handling, Network, StageCost
 from dni_fx.schedules.drawing import draw
 from dni_fx.schedules.layout import Connection, Layout, chain
 from dni_fx.schedules.simulation import simulate
@@ -119,6 +119,28 @@ def test_who_waits_for_whom_is_told_and_how_long_the_way_is():
     assert (wait.rank, wait.sender) in {(0, 1), (1, 0)}
     assert 0 < wait.on_the_way <= wait.share < 1
     assert outcome_of("dni", 3).waits() == []
+
+
+def test_handling_messages_is_no_waiting():
+    network = Network(latency=50, sending=Handling(1), receiving=Handling(2))
+    outcome = outcome_of("dni:lag=0", 2, UNIT, network)
+    # A pass forward (1), all of the last stage (3), and twice to send (1), the way (50) and to take (2).
+    assert outcome.period == 110
+    assert {(wait.rank, wait.sender, round(110 * wait.share)) for wait in outcome.waits()} == {
+        (0, 1, 110 - 1 - 2 - 1 - 2),
+        (1, 0, 110 - 3 - 1 - 2),
+    }
+    picture = draw({"dni": outcome}, steps=2)
+    assert "<title>SV0&gt;1.0 handles messages, 1 s to 2 s</title>" in picture
+    assert "<title>waits at RV1&lt;0.0 for rank 0, 0 s to 52 s</title>" in picture
+    assert "<title>RV1&lt;0.0 handles messages, 52 s to 54 s</title>" in picture
+
+
+@pytest.mark.parametrize(("ranks", "micro"), [(1, 1), (2, 4), (4, 3)])
+def test_the_bookkeeping_of_a_runtime_takes_time_of_every_pass_and_every_step(ranks, micro):
+    cost = Bookkeeping(passing=Fraction(1, 2), step=7).around(EXACT)
+    outcome = outcome_of(f"gpipe:micro={micro}", ranks, cost)
+    assert outcome.period * micro == (1 + 2 + 2 * Fraction(1, 2)) * (micro + ranks - 1) + 7
 
 
 def test_ranks_with_several_stages_do_the_work_of_all():

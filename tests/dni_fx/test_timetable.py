@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dni_fx.errors import ScheduleError
 from dni_fx.schedules.actions import RECEIVES, SENDS, Action, Kind, parse_action
 from dni_fx.schedules.bandwidth import parse_bandwidth
-from dni_fx.schedules.costs import Network, StageCost
+from dni_fx.schedules.costs import Handling, Network, StageCost
 from dni_fx.schedules.layout import Connection, Layout, chain
 from dni_fx.schedules.problems import check
 from dni_fx.schedules.simulation import simulate
@@ -114,6 +114,15 @@ def test_messages_of_one_rank_leave_one_after_another_and_come_in_so():
     outcome = simulate(parse_timetable(text), layout, [StageCost(1, 0)] * 3, Network(1, 5))
     ends = [[float(span.end) for span in spans] for spans in outcome.spans]
     assert ends == [[1, 1, 1], [16, 17, 17], [26, 36, 37]]
+
+
+def test_a_message_keeps_its_sender_busy_before_it_leaves_and_its_receiver_when_it_is_taken():
+    # 10 bytes at 1 byte a second, 5 seconds away; to send takes 1 second and a tenth a byte, to take 2.
+    network = Network(1, 5, sending=Handling(1, 0.1), receiving=Handling(2))
+    outcome = simulate(parse_timetable(GOOD), chain(2, value_bytes=10), [UNIT] * 2, network)
+    ends = [[span.end for span in spans] for spans in outcome.spans]
+    assert ends == [[1, 3, 42, 44, 44], [20, 21, 23, 25, 25]]
+    assert [outcome.busy(rank) for rank in range(2)] == [7, 7]
 
 
 def test_costs_are_for_all_stages():

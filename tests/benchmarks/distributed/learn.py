@@ -19,7 +19,8 @@ from dni_fx.distributed.processes import joined
 from tests.benchmarks.distributed.nets import TASKS
 from tests.benchmarks.distributed.relay import Link, join_by_relay, relayed
 from tests.benchmarks.distributed.speed import bytes_of
-from tests.benchmarks.distributed.ways import Way, ways
+from tests.benchmarks.distributed.way import Way
+from tests.benchmarks.distributed.ways import ways
 from tests.benchmarks.learning.data import Batch, text
 from tests.processes import run_ranks
 

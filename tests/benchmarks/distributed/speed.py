@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.distributed as dist
 
 from dni_fx.distributed.processes import joined
-from tests.benchmarks.distributed.nets import TASKS
+from tests.benchmarks.distributed.nets import TASKS, Task
 from tests.benchmarks.distributed.relay import join_by_relay
+from tests.benchmarks.distributed.way import Way, WayError
 from tests.benchmarks.distributed.ways import ways
 
 
@@ -34,11 +36,11 @@ def measured(
     task = TASKS[net]
     known = ways(micros, lag, dist.get_world_size())
     chosen = [name for name in known if not rows or name.startswith(tuple(rows))]
-    made = {name: known[name](task) for name in chosen}
+    made = made_of(known, chosen, task)
     batch = task.batch(task.size)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
-    for each in range(rounds + 1):
-        turned = chosen[each % len(chosen) :] + chosen[: each % len(chosen)]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
+    for each in range(rounds + 1 if made else 0):
+        turned = [*made][each % len(made) :] + [*made][: each % len(made)]
         for name in turned:
             dist.barrier()
             begin, work = time.perf_counter(), time.thread_time()
@@ -50,3 +52,15 @@ def measured(
             if each:  # the first round warms up
                 times[name].append(((time.perf_counter() - begin) / steps, worked / steps))
     return times
+
+
+def made_of(known: Mapping[str, Callable[[Task], Way]], chosen: Iterable[str], task: Task) -> dict[str, Way]:
+    """The ways that can be gone with a task; a line says of each other one why not."""
+    made: dict[str, Way] = {}
+    for name in chosen:
+        try:
+            made[name] = known[name](task)
+        except WayError as error:
+            if dist.get_rank() == 0:
+                print(f"{name} is left out: {error}", flush=True)
+    return made

@@ -5,36 +5,26 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleavedZeroBubble,
+    ScheduleZBVZeroBubble,
+)
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
 import dni_fx
 from tests.benchmarks.distributed.nets import Task
-
-
-@dataclass(frozen=True)
-class Way:
-    """One step on this rank, what ends a row of steps, and the part of the net that is trained here.
-
-    A step returns the loss where it is known.
-    """
-
-    part: nn.Module
-    step: Callable[[Tensor, Tensor], float | None]
-    end: Callable[[], None] = lambda: None
-
-
-def adam(parameters: Iterable[nn.Parameter]) -> Adam:
-    """What moves the weights in all ways."""
-    return Adam(parameters, lr=1e-3)
+from tests.benchmarks.distributed.way import Way, adam
+from tests.benchmarks.distributed.zero_bubble import zero_bubble
 
 
 def one_process(task: Task) -> Way:
@@ -143,6 +133,8 @@ def ways(micros: list[int], lag: int, ranks: int) -> dict[str, Callable[[Task], 
         found[f"gpipe {micro}"] = partial(pipeline, ScheduleGPipe, micro)
         if micro >= ranks:  # else torch refuses it, and it would be the one before
             found[f"1f1b {micro}"] = partial(pipeline, Schedule1F1B, micro)
+            found[f"zb {micro}"] = partial(zero_bubble, ScheduleInterleavedZeroBubble, micro)
+            found[f"zbv {micro}"] = partial(zero_bubble, ScheduleZBVZeroBubble, micro)
         found[f"dni {micro}"] = partial(decoupled, runtime, "", False, micro)
     found["dni labels"] = partial(decoupled, runtime, "auto", True, 1)
     found["dni delayed"] = partial(decoupled, runtime, "delayed", False, 1)
