@@ -14,7 +14,9 @@ import torch.distributed as dist
 
 _LOOPBACK = b"\x7f\x00\x00\x01"
 _INET = b"\x02\x00"
-_CHUNK = 2**14
+_CHUNK = 2**15
+_SLACK = 0.02
+"""Seconds by which the relay may be late without the line standing still: it has no core of its own."""
 _CONTROL = "DNI_FX_RELAY"
 """Where the environment says the port is at which the relay opens a way to another port."""
 
@@ -176,7 +178,7 @@ class _Relay:
         loop, free = asyncio.get_running_loop(), 0.0
         while True:
             part = await source.read(_CHUNK)
-            free = max(free, loop.time()) + len(part) / self.link.bandwidth
+            free = max(free, loop.time() - _SLACK) + len(part) / self.link.bandwidth
             waiting.put_nowait((free + self.link.rtt / 2, part))
             if not part:
                 return
