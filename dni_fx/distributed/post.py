@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.utils._pytree as pytree
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from dni_fx.distributed.wire import Wire
 from dni_fx.errors import StageError
+
+_T = TypeVar("_T")
 
 
 class Post:
@@ -70,6 +72,35 @@ class Post:
         """
         return self.wire.there(self.members[of], f"{self.run}/{topic}")
 
+    def exchanged(self, topic: str, mine: _T) -> Iterator[_T]:
+        """What each process has, in their order; all tell all, and may write to it when they have told it."""
+        self.send_all(topic, copied(mine))
+        for rank in range(self.size):
+            yield mine if rank == self.rank else self.take(rank, topic)
+
+    def collected(self, topic: str, mine: _T) -> Iterator[_T]:
+        """On the first process, what each has, asked for one after another; others have nothing.
+
+        They go on when the first one has theirs, or if it stops asking.
+        """
+        if self.rank:
+            if self.take(0, f"go {topic}"):
+                self.send(0, topic, mine)
+                self.take(0, f"got {topic}")  # from now on it may be written to
+            return
+        waiting = list(self.others)
+        try:
+            yield mine
+            while waiting:
+                other = waiting.pop(0)
+                self.send(other, f"go {topic}", True)
+                part = self.take(other, topic)
+                self.send(other, f"got {topic}")
+                yield part
+        finally:
+            for other in waiting:
+                self.send(other, f"go {topic}", False)
+
     def agree(self, topic: str, facts: Mapping[str, Any]) -> None:
         """Do nothing if all processes have the same facts.
 
@@ -85,3 +116,8 @@ class Post:
                 for name in apart
             ]
             raise StageError("the processes do not train the same model in the same way. " + "; ".join(lines))
+
+
+def copied(tree: _T) -> _T:
+    """The same tree with tensors of its own, to be sent while the old ones are written to."""
+    return pytree.tree_map_only(Tensor, Tensor.clone, tree)

@@ -23,7 +23,7 @@ from dni_fx.runtimes.holding import Holding
 from dni_fx.runtimes.led import Led
 from dni_fx.runtimes.leg import Leg
 from dni_fx.runtimes.needed import Needed
-from dni_fx.runtimes.pieces import collected, exchanged, own_state
+from dni_fx.runtimes.pieces import own_state
 from dni_fx.runtimes.places import Places
 from dni_fx.runtimes.recipe import Recipe
 from dni_fx.runtimes.replicas import Replicas
@@ -239,11 +239,8 @@ class Member(Led):
             self.holding.take()
         self._adopt()
         for at, tied in enumerate(self._ties):
-            whole, topic = Whole(self.cut, tied.route, self.post), f"whole {self.number} {at}"
-            if not alone:
-                whole.exchange(topic)
-            elif not self.replicas.number:
-                whole.collect(topic)
+            if not (alone and self.replicas.number):
+                Whole(self.cut, tied.route, self.post).gather(f"whole {self.number} {at}", alone)
 
     @override
     def end_epoch(self, loss: float) -> None:
@@ -257,9 +254,9 @@ class Member(Led):
         self._adopt()
         topic, mine = f"piece {self.number}", self._piece()
         if not alone:
-            yield from exchanged(self.post, topic, mine)
+            yield from self.post.exchanged(topic, mine)
         elif not self.replicas.number:
-            yield from collected(self.post, topic, mine)
+            yield from self.post.collected(topic, mine)
 
     def _piece(self) -> dict[str, Any]:
         """What of the state of the run this process has; what is nobody's is the first one's."""

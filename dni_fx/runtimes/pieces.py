@@ -1,15 +1,12 @@
-"""The state of a run as each of several processes has it."""
+"""The part of a model's state that each of several processes has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from dni_fx.decoupled import Decoupled
-from dni_fx.distributed.post import Post
 from dni_fx.runtimes.holding import needs
 from dni_fx.runtimes.route import Route
 from passes.boundary import CONTAINER
@@ -37,32 +34,3 @@ def own_state(cut: Decoupled, routes: Sequence[Route], rank: int) -> dict[str, T
 
     state = cut.state_dict(keep_vars=True).items()
     return {key: value.detach() for key, value in state if is_own(key, value)}
-
-
-def exchanged(post: Post, topic: str, mine: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What each process has, in their order; all tell all."""
-    # Whoever sends may train on before all of it is sent.
-    post.send_all(topic, pytree.tree_map_only(Tensor, Tensor.clone, mine))
-    for rank in range(post.size):
-        yield mine if rank == post.rank else post.take(rank, topic)
-
-
-def collected(post: Post, topic: str, mine: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """On the first process, what each has, asked for one after another; the others go on when it has theirs.
-
-    If it stops asking, the rest of them go on as well.
-    """
-    if post.rank:
-        if post.take(0, f"go {topic}"):
-            post.send(0, topic, mine)
-        return
-    waiting = list(post.others)
-    try:
-        yield mine
-        while waiting:
-            other = waiting.pop(0)
-            post.send(other, f"go {topic}", True)
-            yield post.take(other, topic)
-    finally:
-        for other in waiting:
-            post.send(other, f"go {topic}", False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, dnis
-from dni_fx.distributed.post import Post
+from dni_fx.distributed.post import Post, copied
 from dni_fx.runtimes.holding import needs
 from dni_fx.runtimes.route import Route
 
@@ -28,39 +28,30 @@ class Whole:
         if peers.size == 1:
             return
         if peers.rank == 0:
-            peers.send_all(topic, (self._weights(), self._interfaces()))
+            peers.send_all(topic, copied(self._trained()))
         else:
             self._put(*peers.take(0, topic))
 
-    def exchange(self, topic: str) -> None:
-        """Send what was trained here to all others, and take what they have trained."""
-        self.post.send_all(topic, (self._weights(), self._interfaces()))
-        for other in self.post.others:
-            self._put(*self.post.take(other, topic))
+    def gather(self, topic: str, alone: bool) -> None:
+        """Have what all others have trained; with `alone`, only in the first process."""
+        gathered = self.post.collected if alone else self.post.exchanged
+        for rank, part in enumerate(gathered(topic, self._trained())):
+            if rank != self.post.rank:
+                self._put(*part)
 
-    def collect(self, topic: str) -> None:
-        """On the first rank, take what the others have trained, one after another."""
-        if self.post.rank:
-            self.post.take(0, f"go {topic}")
-            self.post.send(0, topic, (self._weights(), self._interfaces()))
-            return
-        for other in self.post.others:
-            self.post.send(other, f"go {topic}")
-            self._put(*self.post.take(other, topic))
+    def _trained(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+        return self._weights(), self._interfaces()
 
     def _weights(self) -> dict[str, Tensor]:
-        """Copies, since training may go on before they are sent."""
         found = {name: self.route.parameters[name].detach() for name in self.route.owned}
         for at in self.route.within:
             found |= self.route.graph.road.stages[at].named_buffers()
-        return {name: tensor.clone() for name, tensor in found.items()}
+        return found
 
     def _interfaces(self) -> dict[str, dict[str, Any]]:
         known = dnis(self.cut)
         mine = [spec.name for spec in self.route.graph.specs if spec.producer in self.route.within]
-        return {
-            name: {key: value.clone() for key, value in known[name].state_dict().items()} for name in mine
-        }
+        return {name: dict(known[name].state_dict()) for name in mine}
 
     @torch.no_grad()
     def _put(self, weights: Mapping[str, Tensor], interfaces: Mapping[str, Mapping[str, Any]]) -> None:
@@ -89,4 +80,4 @@ def begin(cut: Decoupled, graph: CutGraph, world: Post, topic: str, within: Call
     for other in world.others:
         skipped = everything - needs(cut, graph, within(other))
         kept = {key: value for key, value in cut.state_dict(keep_vars=True).items() if value not in skipped}
-        world.send(other, topic, {key: value.detach().clone() for key, value in kept.items()})
+        world.send(other, topic, copied({key: value.detach() for key, value in kept.items()}))
