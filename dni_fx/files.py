@@ -56,11 +56,9 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
     """
     _refuse_other_kinds(path)
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
+    part = part_of(target)
     try:
-        for other in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-            if not _is_alive(other.suffixes[-2]):  # left by a process that was killed
-                other.unlink(missing_ok=True)
+        remove_leftovers(target.parent, target.name)
         try:
             with part.open("xb") as file:
                 yield file
@@ -73,6 +71,22 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def part_of(target: Path) -> Path:
+    """Where something is written that is to take the place of `target` when it is complete."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what was to take the place of `name`, and belongs to processes that were killed.
+
+    Raises:
+        OSError: they cannot be removed.
+    """
+    for other in folder.glob(f".{glob.escape(name)}.*.part"):
+        if not _is_alive(other.suffixes[-2]):
+            other.unlink(missing_ok=True)
 
 
 def write_at_once(file: IO[bytes], write: Callable[[Any], object]) -> None:

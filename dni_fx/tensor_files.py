@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import re
-import secrets
 import stat
 import struct
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from dni_fx.errors import FileError, first_line
-from dni_fx.files import write_whole
+from dni_fx.files import part_of, remove_leftovers, write_whole
 from dni_fx.json_types import parse_json
 
 DESCRIPTION = "dni_fx.json"
@@ -71,6 +70,7 @@ def _filling(folder: Path) -> Generator[set[str]]:
     written: set[str] = set()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder, "dni_fx")
         before = {path.name for path in folder.iterdir()}
         try:
             yield written
@@ -91,7 +91,7 @@ def _describe(folder: Path, entries: Mapping[str, Any]) -> None:
 
 def _write_numbers(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     """A new file of these tensors, whole, called after what is in it; returns its name and its digest."""
-    part = folder / f".dni_fx.{secrets.token_hex(4)}.{os.getpid()}.part"
+    part = part_of(folder / "dni_fx")
     try:
         _save(tensors, part)
         digest = _digest(part)

@@ -228,6 +228,36 @@ def test_a_process_gets_of_a_batch_what_its_stages_need(labels, replicas):
         assert losses == (alone[1] if replicas == 1 else pytest.approx(alone[1], rel=1e-5)), rank
 
 
+class Reads(dni_fx.Callback):
+    """Reads weights where an epoch has ended, and judges the model where it likes to."""
+
+    def __init__(self):
+        self.found = []
+
+    def epoch(self, trainer, number, epoch):
+        self.found.append({key: value.clone() for key, value in trainer.cut.state_dict().items()})
+        self.found.append(trainer.evaluate(loader(shuffle=False)))
+
+    def step(self, trainer, record):
+        if record.step == 9:
+            figures = trainer.evaluate(loader(shuffle=False))
+            self.found.append(0 < figures["loss"] < 2 and bool(trainer.cut[12].weight.isfinite().all()))
+            model = trainer.state_dict()["model"]
+            self.found.append(all(bool(value.isfinite().all()) for value in model.values()))
+
+
+def watched(rank, runtime):
+    trainer = trainer_of(runtime, callbacks=[seen := Reads()])
+    trainer.fit(loader(), 2, progress=False)
+    return seen.found
+
+
+def test_a_callback_reads_the_whole_model():
+    found, nothing = run_ranks(watched, 2, "distributed:lag=0")
+    assert nothing == []
+    assert_equal_trees(found, watched(0, "local:streams=true"))
+
+
 def broken(rank, who, how, path, replicas=1):
     trainer = trainer_of(f"distributed:patience=4,replicas={replicas}")
     if rank == who:

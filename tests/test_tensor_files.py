@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import subprocess
 
 import pytest
 import torch
@@ -52,3 +53,14 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "w.safetensors")
     with pytest.raises(FileError, match="a device or a pipe"):
         read_state(tmp_path / "w.safetensors")
+
+
+def test_what_a_killed_process_left_behind_is_removed(tmp_path):
+    write_folder(tmp_path, {}, TENSORS)
+    (killed := subprocess.Popen(["true"])).wait()
+    left, alive = tmp_path / f".dni_fx.ab.{killed.pid}.part", tmp_path / f".dni_fx.ab.{os.getpid()}.part"
+    orphan = tmp_path / f"dni_fx-{'0' * 16}.safetensors"
+    for each in (left, alive, orphan):
+        each.touch()
+    write_folder(tmp_path, {}, TENSORS)
+    assert [each.exists() for each in (left, alive, orphan)] == [False, True, False]

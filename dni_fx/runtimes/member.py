@@ -73,7 +73,7 @@ class Member(Led):
         self.replicas = Replicas(runtime.replicas, world)
         self.post = world.among(self.replicas.pipeline)
         self.legs: deque[Leg] = deque()
-        self.number = 0
+        self.number, self._gathered = 0, -1  # the steps begun, and at which the model was whole
         self.holding = Holding(cut)
         self.needed = Needed()
         self._ties: list[Tied] = []
@@ -217,6 +217,7 @@ class Member(Led):
     def flush(self) -> None:
         self.lead("flush")
         self.settle()
+        self._gathered = -1
         waiting = self.updates.batches
         tied = [each for each in self._ties if waiting]
         for each in tied:
@@ -235,6 +236,9 @@ class Member(Led):
 
     def _gather(self, alone: bool) -> None:
         self.settle()
+        if alone and self._gathered == self.number:
+            return
+        self._gathered = self.number
         if not (alone and self.world.rank):
             self.holding.take()
         self._adopt()
@@ -276,6 +280,7 @@ class Member(Led):
     def renew(self) -> None:
         self.settle()
         self.holding.take()
+        self._gathered = -1
 
 
 def _facts_of(graph: CutGraph, plan: Plan) -> dict[str, Any]:

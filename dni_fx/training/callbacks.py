@@ -27,7 +27,7 @@ class Callback:
         """A batch has been trained on."""
 
     def epoch(self, trainer: Trainer, number: int, epoch: Epoch) -> None:
-        """An epoch has ended, counted from 1, and its validation."""
+        """An epoch has ended, counted from 1, and its validation; the whole model is there."""
 
     def end(self, trainer: Trainer) -> None:
         """The run has ended, or failed."""

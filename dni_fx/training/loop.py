@@ -85,6 +85,8 @@ class Loop:
         self.order.finish()
         trainer.sofar = Sofar()
         trainer.stream.begin()
+        if trainer.callbacks:
+            trainer.worker.gather(alone=True)
         for callback in self.callbacks:
             callback.epoch(trainer, number + 1, epoch)
         if self.path is not None:

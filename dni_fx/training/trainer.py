@@ -235,7 +235,7 @@ class Trainer:
         Raises:
             StageError: gradients wait for more batches, or the loader cannot go on where it is.
         """
-        return joined(self._parts(alone=False))
+        return joined(self._parts(alone=self.worker.is_leading))
 
     def _parts(self, alone: bool) -> Iterator[dict[str, Any]]:
         """The state in parts, by process; with `alone`, none of them for those that do not lead.

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import dni_fx
-from dni_fx.training.checkpoint import read_checkpoint
+from dni_fx.training.checkpoint import is_there, read_checkpoint
 from tests.processes import run_ranks
 
 WIDTH, CLASSES, SAMPLES, BATCH = 32, 5, 2000, 20
@@ -93,7 +93,7 @@ class Killer:
             seconds = time.monotonic() - begin - after
             self.slowest = max(self.slowest, seconds)
             _judge(told, doomed)
-            steps = read_checkpoint(path)["steps"] if path.exists() else 0
+            steps = read_checkpoint(path)["steps"] if is_there(path) else 0
             print(
                 f"kill {self.kills}: rank {doomed} after {after:.1f} s; all had ended {seconds:.1f} s later, "
                 f"and the checkpoint is whole, of step {steps:,}",
