@@ -28,7 +28,7 @@ from dni_fx.assembly import (
 from dni_fx.checks import Report, check
 from dni_fx.decoupled import Decoupled, attach, cutting_of, detach, dnis
 from dni_fx.dni import DNI
-from dni_fx.errors import CaptureError, DniError, FileError, PlanError
+from dni_fx.errors import CaptureError, DniError, FileError, PlanError, first_line
 from dni_fx.exporters import EXPORTERS
 from dni_fx.exporters.base import Exporter, Written
 from dni_fx.feedback import Carry
@@ -216,12 +216,20 @@ def load(
     `map_location` is the device that the model is put on, if not the one that it was saved from.
 
     Raises:
-        FileError: the file is missing, damaged, from a newer version, or holds no cut model.
+        FileError: the file is missing, damaged, from a newer version, or holds no cut model; or there is no
+            such device.
     """
-    found = open_cut(path, trusted, None if map_location is None else torch.device(map_location))
+    found = open_cut(path, trusted, _device(map_location))
     if isinstance(found, Program):
         raise FileError(f"{path} holds a plain program and no cuts: dni_fx.load_program() reads it.")
     return reopened(found, path)
+
+
+def _device(asked: str | torch.device | None) -> torch.device | None:
+    try:
+        return None if asked is None else torch.device(asked)
+    except RuntimeError as error:
+        raise FileError(f"map_location={asked!r} is no device: {first_line(error)}.") from None
 
 
 def load_program(
@@ -237,7 +245,7 @@ def load_program(
     Raises:
         FileError: the file is missing, damaged or could run code.
     """
-    found = open_cut(path, trusted, None if map_location is None else torch.device(map_location))
+    found = open_cut(path, trusted, _device(map_location))
     return found if isinstance(found, Program) else found.program
 
 

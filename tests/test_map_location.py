@@ -83,3 +83,10 @@ def test_the_meta_device_is_refused_as_a_place_and_not_as_damage(written):
     _, path = written
     with pytest.raises(FileError, match=r"to the meta device, where there are no numbers: name another one"):
         dni_fx.load(path, map_location="meta")
+
+
+@pytest.mark.parametrize("read", [dni_fx.load, dni_fx.load_program])
+def test_what_is_no_device_is_told(written, read):
+    _, path = written
+    with pytest.raises(FileError, match=r"map_location='the fast one' is no device"):
+        read(path, map_location="the fast one")
