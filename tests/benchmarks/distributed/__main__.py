@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tests.benchmarks.distributed.asleep import NETS
 from tests.benchmarks.distributed.nets import TASKS
 from tests.benchmarks.distributed.relay import Link, relayed
 from tests.benchmarks.distributed.speed import bytes_of, measured
@@ -25,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--nets", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(TASKS))
     parser.add_argument("--micro", nargs="+", type=int, default=[1, 4], help="micro-batches of the schedules")
     parser.add_argument("--rows", nargs="*", default=[], help="beginnings of the names of ways; all if none")
     parser.add_argument("--ranks", type=int, default=2)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.benchmarks.distributed.nets import Task
+from tests.benchmarks.distributed.nets import TASKS, Task
 
 WIDTH, SIZE = 64, 32
 _FORWARD, _BACKWARD = 0.02, 0.04
@@ -53,22 +53,22 @@ _sleep.register_autograd(_back, setup_context=_keep)
 class Sleeper(nn.Module):
     """A small layer that sleeps in its forward and in its backward pass, as long as the batch is large."""
 
-    def __init__(self, pace: float) -> None:
+    def __init__(self, pace: float, width: int) -> None:
         super().__init__()
         self.forward_seconds, self.backward_seconds = pace * _FORWARD, pace * _BACKWARD
-        self.inner = nn.Linear(WIDTH, WIDTH)
+        self.inner = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, width) to the same."""
+        """(batch, *features) to the same."""
         return _sleep(self.inner(x), self.forward_seconds, self.backward_seconds)
 
 
-def sleeping(paces: Sequence[float]) -> Task:
+def sleeping(paces: Sequence[float], features: tuple[int, ...] = (WIDTH,)) -> Task:
     """A net of as many stages, each so many times as slow as the fastest that there is."""
-    blocks: Callable[[], list[nn.Module]] = lambda: [Sleeper(pace) for pace in paces]  # noqa: E731
+    blocks: Callable[[], list[nn.Module]] = lambda: [Sleeper(pace, features[-1]) for pace in paces]  # noqa: E731
     return Task(
         blocks,
-        lambda size: (torch.randn(size, WIDTH), torch.randn(size, WIDTH)),
+        lambda size: (torch.randn(size, *features), torch.randn(size, *features)),
         F.mse_loss,
         SIZE,
         0,
@@ -83,3 +83,13 @@ PACES: dict[str, Callable[[int], list[float]]] = {
     "rising": lambda ranks: [1 + rank / (ranks - 1) for rank in range(ranks)],
 }
 """How slow the stages are, by name: one slow one among many, or each slower than the one before."""
+_LIKE_GPT = "gpt-asleep"
+NETS = (*TASKS, *PACES, _LIKE_GPT)
+"""All there are: those that compute, those that sleep, and one that sends what the GPT does and sleeps."""
+
+
+def task_of(net: str, ranks: int) -> Task:
+    """The net of this name for so many ranks."""
+    if net == _LIKE_GPT:
+        return sleeping([7.5] * ranks, (64, 192))
+    return TASKS[net] if net in TASKS else sleeping(PACES[net](ranks))

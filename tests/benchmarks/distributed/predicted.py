@@ -24,9 +24,9 @@ from dni_fx.distributed.processes import joined
 from dni_fx.schedules import SCHEDULES
 from dni_fx.schedules.outcome import Outcome
 from passes import parse
-from tests.benchmarks.distributed.asleep import PACES, sleeping
+from tests.benchmarks.distributed.asleep import NETS, task_of
 from tests.benchmarks.distributed.meter import Meter, handled, posts
-from tests.benchmarks.distributed.nets import TASKS, Task
+from tests.benchmarks.distributed.nets import Task
 from tests.benchmarks.distributed.prediction import (
     BARE,
     LAG,
@@ -57,7 +57,7 @@ def looked(rank: int, net: str, ranks: int, steps: int, rounds: int) -> dict[str
     wire = joined(600.0)
     assert wire is not None
     torch.manual_seed(0)
-    task = TASKS[net] if net in TASKS else sleeping(PACES[net](ranks))
+    task = task_of(net, ranks)
     rows = rows_of(ranks)
     micros = sorted({parse(schedule, SCHEDULES).batches for schedule in rows.values()})
     made, meters = made_of(ways(micros, LAG, ranks), rows, task), {each: Meter(task, each) for each in micros}
@@ -104,9 +104,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    nets = [*TASKS, *PACES]
-    parser.add_argument("--calibrate", choices=nets, default="brief", help="on two ranks")
-    parser.add_argument("--nets", nargs="+", choices=nets, default=["gpt", "mlp", "slow"])
+    parser.add_argument("--calibrate", choices=NETS, default="brief", help="on two ranks")
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=["gpt", "mlp", "slow"])
     parser.add_argument("--ranks", nargs="+", type=int, default=[2])
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--steps", type=int, default=8)

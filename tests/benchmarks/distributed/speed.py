@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 from dni_fx.distributed.processes import joined
-from tests.benchmarks.distributed.nets import TASKS, Task
+from tests.benchmarks.distributed.asleep import task_of
+from tests.benchmarks.distributed.nets import Task
 from tests.benchmarks.distributed.relay import join_by_relay
 from tests.benchmarks.distributed.way import Way, WayError
 from tests.benchmarks.distributed.ways import ways
@@ -33,7 +34,7 @@ def measured(
     join_by_relay(rank)
     joined(600.0)
     torch.manual_seed(0)
-    task = TASKS[net]
+    task = task_of(net, dist.get_world_size())
     known = ways(micros, lag, dist.get_world_size())
     chosen = [name for name in known if not rows or name.startswith(tuple(rows))]
     made = made_of(known, chosen, task)
