@@ -1,12 +1,14 @@
 """Runs of several processes that users have broken; one test for each way, with why."""
 
 import copy
+import time
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import dni_fx
+from dni_fx.distributed.processes import joined
 from dni_fx.training.callbacks import Callback
 from tests.processes import run_ranks
 
@@ -80,3 +82,21 @@ def test_a_callback_takes_the_state_of_a_run_and_goes_back_to_it():
     alone = back(0, "local:streams=true")
     for each in run_ranks(back, 2, "distributed:lag=0", seconds=30):
         same(alone, each)
+
+
+def failing(rank):
+    """All processes fail at once, and wait for nothing then."""
+    wire = joined(patience=60.0)
+    wire.send(1 - rank, "ready")
+    wire.take(1 - rank, "ready")
+    wire.fail("all do")
+    begun = time.monotonic()
+    while 1 - rank not in wire._gone:
+        time.sleep(0.01)
+    wire.close()
+    return time.monotonic() - begun
+
+
+def test_processes_that_fail_at_once_do_not_wait_for_one_another():
+    found = run_ranks(failing, 2, seconds=30)
+    assert all(isinstance(each, float) and each < 10 for each in found), found

@@ -41,6 +41,7 @@ class Wire:
         self._news = threading.Condition()
         self._inbox: defaultdict[tuple[int, str], deque[Any]] = defaultdict(deque)
         self._gone: dict[int, str] = {}
+        self._still_there: set[int] = set()
         self._heard = dict.fromkeys(self.others, time.monotonic())
         self._sending = threading.Lock()
         self._sent: queue.SimpleQueue[tuple[int, dist.Work, Tensor] | None] = queue.SimpleQueue()
@@ -94,6 +95,12 @@ class Wire:
             self._check(of)
             return False
 
+    def next(self, of: int, topic: str) -> Any:
+        """The next message of a topic from one process, which stays there; None if none has come."""
+        with self._news:
+            waiting = self._inbox.get((of, topic))
+            return waiting[0] if waiting else None
+
     def fail(self, why: str) -> None:
         """Tell the others that this process cannot go on, even if it does not end; the first time counts."""
         if self._has_failed:
@@ -110,7 +117,9 @@ class Wire:
         self._closed.set()
         self._workers[0].join()
         for peer in self.others:
-            for _ in range(AHEAD if peer not in self._gone else 0):  # so that nobody waits for more
+            # Two that have failed at once would otherwise wait for one another.
+            hears = peer not in self._gone or peer in self._still_there
+            for _ in range(AHEAD if hears else 0):  # so that nobody waits for more
                 self.send(peer, _BYE)
         until = time.monotonic() + self.patience
         self._sent.put(None)
@@ -172,6 +181,7 @@ class Wire:
                     self._heard[peer] = time.monotonic()
                 tree = message.tree()
                 if message.topic == _FAILED:
+                    self._still_there.add(peer)
                     self._lose(peer, f"it has failed: {tree}")
                 else:
                     with self._news:
