@@ -84,6 +84,18 @@ def test_a_callback_takes_the_state_of_a_run_and_goes_back_to_it():
         same(alone, each)
 
 
+def frozen(rank):
+    """A layer is frozen after the first epoch, where callbacks are called."""
+    callback = AfterEpochs(lambda _, trainer: trainer.cut.a.requires_grad_(False))
+    trainer_of(rank, "distributed", callbacks=[callback]).fit(batches(), 2, progress=False)
+
+
+def test_a_model_that_a_callback_changes_in_one_process_ends_all():
+    first, second = run_ranks(frozen, 2, seconds=30)
+    assert second.startswith("StageError: rank 0 makes a new graph of the model, and rank 1 goes on"), second
+    assert "it has failed: rank 0 makes a new graph" in first, first
+
+
 def failing(rank):
     """All processes fail at once, and wait for nothing then."""
     wire = joined(patience=60.0)

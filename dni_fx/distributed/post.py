@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ class Post:
     """The wire among some processes for one run; what arrives is put on the device of this one.
 
     Processes have numbers of their own in it, in the order of `members`; it is among all if none are named.
+    `watch`, if there is one, is called while anything is waited for, and raises what ends the waiting.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Post:
         self.device = device
         self.members = tuple(range(wire.size)) if members is None else tuple(members)
         self.rank = self.members.index(wire.rank)
+        self.watch: Callable[[], None] | None = None
 
     @property
     def size(self) -> int:
@@ -40,7 +42,9 @@ class Post:
 
     def among(self, members: Sequence[int]) -> Post:
         """The same wire among these processes."""
-        return Post(self.wire, self.run, self.device, members)
+        other = Post(self.wire, self.run, self.device, members)
+        other.watch = self.watch
+        return other
 
     def send(self, to: int, topic: str, tree: object = None) -> None:
         """Send, and go on; its tensors must not be written to any more."""
@@ -57,7 +61,7 @@ class Post:
         Raises:
             StageError: a process is lost.
         """
-        tree = self.wire.take(self.members[of], f"{self.run}/{topic}")
+        tree = self.wire.take(self.members[of], f"{self.run}/{topic}", self.watch)
         if self.device.type == "cpu":
             return tree
         return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), tree)
@@ -69,6 +73,10 @@ class Post:
             StageError: a process is lost.
         """
         return self.wire.there(self.members[of], f"{self.run}/{topic}")
+
+    def next(self, of: int, topic: str) -> Any:
+        """The next message of a topic, which stays where it is; None if none has come."""
+        return self.wire.next(self.members[of], f"{self.run}/{topic}")
 
     def agree(self, topic: str, facts: Mapping[str, Any]) -> None:
         """Do nothing if all processes have the same facts.

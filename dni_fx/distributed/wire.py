@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -67,8 +68,8 @@ class Wire:
             for part in parts:
                 self._put(to, part)
 
-    def take(self, of: int, topic: str) -> Any:
-        """The next message of a topic from one process; waits until it is there.
+    def take(self, of: int, topic: str, watch: Callable[[], None] | None = None) -> Any:
+        """The next message of a topic from one process; waits until it is there, and watches meanwhile.
 
         Raises:
             StageError: it will never be there, since a process is lost.
@@ -76,6 +77,8 @@ class Wire:
         with self._news:
             while (of, topic) not in self._inbox:
                 self._check(of)
+                if watch is not None:
+                    watch()
                 self._news.wait(self.patience / _BEATS)
             waiting = self._inbox[of, topic]
             found = waiting.popleft()
