@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +19,7 @@ class Post:
     """The wire among some processes for one run; what arrives is put on the device of this one.
 
     Processes have numbers of their own in it, in the order of `members`; it is among all if none are named.
+    `watch`, if there is one, is called while anything is waited for, and raises what ends the waiting.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Post:
         self.device = device
         self.members = tuple(range(wire.size)) if members is None else tuple(members)
         self.rank = self.members.index(wire.rank)
+        self.watch: Callable[[], None] | None = None
 
     @property
     def size(self) -> int:
@@ -42,7 +44,9 @@ class Post:
 
     def among(self, members: Sequence[int]) -> Post:
         """The same wire among these processes."""
-        return Post(self.wire, self.run, self.device, members)
+        other = Post(self.wire, self.run, self.device, members)
+        other.watch = self.watch
+        return other
 
     def send(self, to: int, topic: str, tree: object = None) -> None:
         """Send, and go on; its tensors must not be written to any more."""
@@ -59,7 +63,7 @@ class Post:
         Raises:
             StageError: a process is lost.
         """
-        tree = self.wire.take(self.members[of], f"{self.run}/{topic}")
+        tree = self.wire.take(self.members[of], f"{self.run}/{topic}", self.watch)
         if self.device.type == "cpu":
             return tree
         return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), tree)
@@ -71,6 +75,10 @@ class Post:
             StageError: a process is lost.
         """
         return self.wire.there(self.members[of], f"{self.run}/{topic}")
+
+    def next(self, of: int, topic: str) -> Any:
+        """The next message of a topic, which stays where it is; None if none has come."""
+        return self.wire.next(self.members[of], f"{self.run}/{topic}")
 
     def exchanged(self, topic: str, mine: _T) -> Iterator[_T]:
         """What each process has, in their order; all tell all, and may write to it when they have told it."""

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -41,6 +42,7 @@ class Wire:
         self._news = threading.Condition()
         self._inbox: defaultdict[tuple[int, str], deque[Any]] = defaultdict(deque)
         self._gone: dict[int, str] = {}
+        self._still_there: set[int] = set()
         self._heard = dict.fromkeys(self.others, time.monotonic())
         self._sending = threading.Lock()
         self._sent: queue.SimpleQueue[tuple[int, dist.Work, Tensor] | None] = queue.SimpleQueue()
@@ -66,8 +68,8 @@ class Wire:
             for part in parts:
                 self._put(to, part)
 
-    def take(self, of: int, topic: str) -> Any:
-        """The next message of a topic from one process; waits until it is there.
+    def take(self, of: int, topic: str, watch: Callable[[], None] | None = None) -> Any:
+        """The next message of a topic from one process; waits until it is there, and watches meanwhile.
 
         Raises:
             StageError: it will never be there, since a process is lost.
@@ -75,6 +77,8 @@ class Wire:
         with self._news:
             while (of, topic) not in self._inbox:
                 self._check(of)
+                if watch is not None:
+                    watch()
                 self._news.wait(self.patience / _BEATS)
             waiting = self._inbox[of, topic]
             found = waiting.popleft()
@@ -94,6 +98,12 @@ class Wire:
             self._check(of)
             return False
 
+    def next(self, of: int, topic: str) -> Any:
+        """The next message of a topic from one process, which stays there; None if none has come."""
+        with self._news:
+            waiting = self._inbox.get((of, topic))
+            return waiting[0] if waiting else None
+
     def fail(self, why: str) -> None:
         """Tell the others that this process cannot go on, even if it does not end; the first time counts."""
         if self._has_failed:
@@ -110,7 +120,9 @@ class Wire:
         self._closed.set()
         self._workers[0].join()
         for peer in self.others:
-            for _ in range(AHEAD if peer not in self._gone else 0):  # so that nobody waits for more
+            # Two that have failed at once would otherwise wait for one another.
+            hears = peer not in self._gone or peer in self._still_there
+            for _ in range(AHEAD if hears else 0):  # so that nobody waits for more
                 self.send(peer, _BYE)
         until = time.monotonic() + self.patience
         self._sent.put(None)
@@ -172,6 +184,7 @@ class Wire:
                     self._heard[peer] = time.monotonic()
                 tree = message.tree()
                 if message.topic == _FAILED:
+                    self._still_there.add(peer)
                     self._lose(peer, f"it has failed: {tree}")
                 else:
                     with self._news:

@@ -18,6 +18,7 @@ from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.distributed.post import Post
 from dni_fx.errors import StageError, reason_of
 from dni_fx.randomness import Streams
+from dni_fx.runtimes.anew import Anew
 from dni_fx.runtimes.base import Outcome
 from dni_fx.runtimes.holding import Holding
 from dni_fx.runtimes.led import Led
@@ -70,6 +71,7 @@ class Member(Led):
     def __init__(self, cut: Decoupled, recipe: Recipe, runtime: Manners, world: Post) -> None:
         super().__init__(cut, recipe, world, runtime.lag + 1)
         self.runtime = runtime
+        self.anew = Anew(world)
         self.replicas = Replicas(runtime.replicas, world)
         self.post = world.among(self.replicas.pipeline)
         self.legs: deque[Leg] = deque()
@@ -110,6 +112,7 @@ class Member(Led):
         self._refuse()
         call = self.opened(args, kwargs)
         graph = self.settled(call, self._capturing, self.runtime.name)
+        self.anew.settle(self.number)
         tied = self._tied(graph)
         if self.holding.is_whole:
             self.holding.let_go([each.route.graph for each in self._ties], tied.route.within)
@@ -165,6 +168,7 @@ class Member(Led):
     @contextmanager
     def _capturing(self) -> Generator[None]:
         """Inside, the whole model is there for a new graph to be made of it."""
+        self.anew.meet(self.number)
         self._gather(alone=False)
         yield
 

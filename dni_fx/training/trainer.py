@@ -225,9 +225,7 @@ class Trainer:
             FileError: the file cannot be read, or is damaged or no checkpoint.
             StageError: it is of another model, or of another way to train.
         """
-        state = read_checkpoint(Path(path))
-        self.worker.lead("state", state)
-        self.load_state_dict(state)
+        self.load_state_dict(read_checkpoint(Path(path)))
 
     def state_dict(self) -> State:
         """All that the run depends on: weights, synthesizers, optimizers, random state, place in the data.
@@ -279,6 +277,7 @@ class Trainer:
                 f"has {len(self.callbacks)}."
             )
         refuse_misfits(self.cut, state["model"])
+        self.worker.lead("state", state)
         self.worker.renew()
         self.worker.updates.load_state_dict(state["updates"])
         self.cut.load_state_dict(state["model"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -34,9 +34,9 @@ class Watch:
         """
         take, post, wait = wire.take, schedules._batch_p2p, schedules._wait_batch_p2p
 
-        def taken(of: int, topic: str) -> Any:
+        def taken(of: int, topic: str, watch: Callable[[], None] | None = None) -> Any:
             with self._timed(of):
-                return take(of, topic)
+                return take(of, topic, watch)
 
         def posted(ops: list[dist.P2POp], desc: str | None = None) -> list[dist.Work]:
             works = post(ops, desc)

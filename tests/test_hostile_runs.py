@@ -1,0 +1,114 @@
+"""Runs of several processes that users have broken; one test for each way, with why."""
+
+import copy
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import dni_fx
+from dni_fx.distributed.processes import joined
+from dni_fx.training.callbacks import Callback
+from tests.processes import run_ranks
+
+WIDTH = 8
+
+
+class Chain(nn.Module):
+    """Four layers, and dropout between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x):
+        return self.d(self.drop(self.c(self.drop(self.b(self.a(x).tanh())).tanh()).tanh()))
+
+
+class AfterEpochs(Callback):
+    """Does something after each epoch, for the first time that many."""
+
+    def __init__(self, do):
+        self.do = do
+        self.calls = 0
+
+    def epoch(self, trainer, number, epoch):
+        self.calls += 1
+        self.do(self, trainer)
+
+
+def batches(count=6):
+    generator = torch.Generator().manual_seed(1)
+    return [tuple(torch.randn(2, 16, WIDTH, generator=generator)) for _ in range(count)]
+
+
+def trainer_of(rank, runtime, model=Chain, **options):
+    """A trainer of a model that is other in each process when it is made."""
+    torch.manual_seed(rank)
+    cut = dni_fx.decouple(model(), plan="balanced:stages=3", synthesizer="linear")
+    return dni_fx.Trainer(cut, loss=F.mse_loss, runtime=runtime, **options)
+
+
+def told(trainer, report):
+    """The losses of a run, and the tensors that it leaves."""
+    state = trainer.cut.state_dict()
+    tensors = {key: value.clone() for key, value in state.items() if isinstance(value, torch.Tensor)}
+    return [epoch.loss for epoch in report.epochs], tensors
+
+
+def same(ours, theirs):
+    assert not isinstance(theirs, str), theirs
+    assert ours[0] == theirs[0]
+    for key, value in ours[1].items():
+        assert torch.equal(value, theirs[1][key]), key
+
+
+def back(rank, runtime):
+    """After the third epoch it goes on from the state after the first one."""
+
+    def go_back(callback, trainer):
+        if callback.calls == 1:
+            callback.kept = copy.deepcopy(trainer.state_dict())
+        if callback.calls == 3:
+            trainer.load_state_dict(copy.deepcopy(callback.kept))
+
+    trainer = trainer_of(rank, runtime, callbacks=[AfterEpochs(go_back)])
+    return told(trainer, trainer.fit(batches(), 4, progress=False))
+
+
+def test_a_callback_takes_the_state_of_a_run_and_goes_back_to_it():
+    alone = back(0, "local:streams=true")
+    for each in run_ranks(back, 2, "distributed:lag=0"):
+        same(alone, each)
+
+
+def frozen(rank):
+    """A layer is frozen after the first epoch, where callbacks are called."""
+    callback = AfterEpochs(lambda _, trainer: trainer.cut.a.requires_grad_(False))
+    trainer_of(rank, "distributed", callbacks=[callback]).fit(batches(), 2, progress=False)
+
+
+def test_a_model_that_a_callback_changes_in_one_process_ends_all():
+    first, second = run_ranks(frozen, 2)
+    assert second.startswith("StageError: rank 0 makes a new graph of the model, and rank 1 goes on"), second
+    assert "it has failed: rank 0 makes a new graph" in first, first
+
+
+def failing(rank):
+    """All processes fail at once, and wait for nothing then."""
+    wire = joined(patience=60.0)
+    wire.send(1 - rank, "ready")
+    wire.take(1 - rank, "ready")
+    wire.fail("all do")
+    begun = time.monotonic()
+    while 1 - rank not in wire._gone:
+        time.sleep(0.01)
+    wire.close()
+    return time.monotonic() - begun
+
+
+def test_processes_that_fail_at_once_do_not_wait_for_one_another():
+    found = run_ranks(failing, 2)
+    assert all(isinstance(each, float) and each < 30 for each in found), found
