@@ -104,7 +104,7 @@ class Killer:
 
 def _run(asked: argparse.Namespace, path: Path, doomed: int = -1, after: float = 0.0) -> list[float]:
     """The loss of each rank at the end, or the text of its error."""
-    return run_ranks(trained, asked.ranks, str(path), asked.epochs, asked.lag, doomed, after)
+    return run_ranks(trained, asked.ranks, str(path), asked.epochs, asked.lag, doomed, after, seconds=900)
 
 
 def _judge(told: Sequence[object], doomed: int) -> None:
