@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni_fx
+from dni_fx.distributed.frames import Inlet
 from dni_fx.distributed.processes import joined
 from dni_fx.training.callbacks import Callback
 from tests.processes import run_ranks
@@ -112,3 +113,33 @@ def failing(rank):
 def test_processes_that_fail_at_once_do_not_wait_for_one_another():
     found = run_ranks(failing, 2, seconds=30)
     assert all(isinstance(each, float) and each < 10 for each in found), found
+
+
+class Refilled:
+    """A loader that fills the same memory with each batch; its targets count them."""
+
+    def __iter__(self):
+        x, y = torch.empty(20000, WIDTH), torch.empty(20000, WIDTH)
+        for number in range(10):
+            x.fill_(number / 10)
+            y.fill_(number)
+            yield x, y
+
+
+def refilled(rank):
+    """What the targets of each step were in the process that has the loss, to which the way is a slow one."""
+    once = Inlet.message
+
+    def message(inlet):
+        time.sleep(0.02)
+        return once(inlet)
+
+    Inlet.message = message
+    trainer = trainer_of(rank, "distributed:lag=4", metrics={"y": lambda out, y: y.mean()})
+    report = trainer.fit(Refilled(), 1, progress=False)
+    return [record.metrics["y"] for record in report.history]
+
+
+def test_a_loader_may_fill_the_same_memory_with_the_next_batch():
+    for each in run_ranks(refilled, 2, seconds=30):
+        assert each == [float(number) for number in range(10)]

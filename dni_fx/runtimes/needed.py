@@ -48,17 +48,30 @@ class Needed:
     def of(self, rank: int, parts: Parts, share: Parts) -> Parts:
         """The batch with blanks for what a rank does not need, if that is known of those of its form.
 
-        `share` is what one replica trains on.
+        `share` is what one replica trains on. Tensors are copied: a loader may fill the memory with the next
+        batch before this one is through.
         """
         if self._form is None or _form_of(share[:2]) != self._form:
-            return parts
+            return _copied(parts)
         leaves = [
             leaf if rank in ranks else _blank(leaf)
             for leaf, ranks in zip(_leaves(parts[:2]), self._ranks, strict=True)
         ]
         args, kwargs = pytree.tree_unflatten(leaves, self._form.spec)
         target = parts[2] if rank in self._target else pytree.tree_map(_blank, parts[2])
-        return args, kwargs, target
+        return _copied((args, kwargs, target))
+
+
+def _copied(parts: Parts) -> Parts:
+    """The same with copies of tensors; what is there twice is one tensor still."""
+    copies: dict[Tensor, Tensor] = {}
+
+    def copied(tensor: Tensor) -> Tensor:
+        if tensor not in copies:
+            copies[tensor] = tensor.detach().clone()
+        return copies[tensor]
+
+    return pytree.tree_map_only(Tensor, copied, parts)
 
 
 def _leaves(tree: Any) -> list[Any]:
