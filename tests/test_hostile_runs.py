@@ -11,6 +11,7 @@ import dni_fx
 from dni_fx.distributed.frames import Inlet
 from dni_fx.distributed.processes import joined
 from dni_fx.training.callbacks import Callback
+from dni_fx.training.checkpoint import read_checkpoint
 from tests.processes import run_ranks
 
 WIDTH = 8
@@ -143,3 +144,35 @@ def refilled(rank):
 def test_a_loader_may_fill_the_same_memory_with_the_next_batch():
     for each in run_ranks(refilled, 2, seconds=30):
         assert each == [float(number) for number in range(10)]
+
+
+class Beside(Chain):
+    """Has numbers that are in no state dict, and something in it that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("first", torch.randn(WIDTH), persistent=False)
+        self.register_buffer("last", torch.randn(WIDTH), persistent=False)
+        self.plain = torch.randn(WIDTH)
+
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 3}
+
+    def forward(self, x):
+        return super().forward(x * self.first) * self.last + self.plain
+
+
+def beside(rank, runtime, path):
+    trainer = trainer_of(rank, runtime, Beside)
+    losses, tensors = told(trainer, trainer.fit(batches(), 2, progress=False, checkpoint=path))
+    return [*losses, trainer.evaluate(batches(2))], tensors
+
+
+def test_all_processes_compute_with_the_constants_of_the_first(tmp_path):
+    alone = beside(0, "local:streams=true", str(tmp_path / "file"))
+    for each in run_ranks(beside, 2, "distributed:lag=0", str(tmp_path / "folder"), seconds=30):
+        same(alone, each)
+    assert read_checkpoint(tmp_path / "folder")["model"].keys() == alone[1].keys() | {"_extra_state"}
