@@ -82,6 +82,11 @@ class Stage:
         held = [(name, vars(owner)["_buffers"].get(leaf)) for name, owner, leaf in self._buffer_owners]
         return {name: buffer for name, buffer in held if buffer is not None}
 
+    def constants(self) -> list[Tensor]:
+        """The tensors that its code reads and that are no buffers; each process has its own names for them."""
+        held = [vars(owner).get(leaf) for _, owner, leaf in self._buffer_owners]
+        return [each for each in held if isinstance(each, Tensor)]
+
     def state_dict(self) -> dict[str, Tensor]:
         """The stage's part of the model's state dict, under the same keys; tied weights once."""
         found = {**self.named_parameters(), **self.named_buffers()}

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni_fx
+from dni_fx.distributed.frames import Inlet
 from dni_fx.distributed.processes import joined
 from dni_fx.training.callbacks import Callback
+from dni_fx.training.checkpoint import read_checkpoint
 from tests.processes import run_ranks
 
 WIDTH = 8
@@ -112,3 +114,65 @@ def failing(rank):
 def test_processes_that_fail_at_once_do_not_wait_for_one_another():
     found = run_ranks(failing, 2)
     assert all(isinstance(each, float) and each < 30 for each in found), found
+
+
+class Refilled:
+    """A loader that fills the same memory with each batch; its targets count them."""
+
+    def __iter__(self):
+        x, y = torch.empty(20000, WIDTH), torch.empty(20000, WIDTH)
+        for number in range(10):
+            x.fill_(number / 10)
+            y.fill_(number)
+            yield x, y
+
+
+def refilled(rank):
+    """What the targets of each step were in the process that has the loss, to which the way is a slow one."""
+    once = Inlet.message
+
+    def message(inlet):
+        time.sleep(0.02)
+        return once(inlet)
+
+    Inlet.message = message
+    trainer = trainer_of(rank, "distributed:lag=4", metrics={"y": lambda out, y: y.mean()})
+    report = trainer.fit(Refilled(), 1, progress=False)
+    return [record.metrics["y"] for record in report.history]
+
+
+def test_a_loader_may_fill_the_same_memory_with_the_next_batch():
+    for each in run_ranks(refilled, 2):
+        assert each == [float(number) for number in range(10)]
+
+
+class Beside(Chain):
+    """Has numbers that are in no state dict, and something in it that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("first", torch.randn(WIDTH), persistent=False)
+        self.register_buffer("last", torch.randn(WIDTH), persistent=False)
+        self.plain = torch.randn(WIDTH)
+
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 3}
+
+    def forward(self, x):
+        return super().forward(x * self.first) * self.last + self.plain
+
+
+def beside(rank, runtime, path):
+    trainer = trainer_of(rank, runtime, Beside)
+    losses, tensors = told(trainer, trainer.fit(batches(), 2, progress=False, checkpoint=path))
+    return [*losses, trainer.evaluate(batches(2))], tensors
+
+
+def test_all_processes_compute_with_the_constants_of_the_first(tmp_path):
+    alone = beside(0, "local:streams=true", str(tmp_path / "file"))
+    for each in run_ranks(beside, 2, "distributed:lag=0", str(tmp_path / "folder")):
+        same(alone, each)
+    assert read_checkpoint(tmp_path / "folder")["model"].keys() == alone[1].keys() | {"_extra_state"}

@@ -127,5 +127,15 @@ class Post:
 
 
 def copied(tree: _T) -> _T:
-    """The same tree with tensors of its own, to be sent while the old ones are written to."""
-    return pytree.tree_map_only(Tensor, Tensor.clone, tree)
+    """The same tree with tensors of its own, to be sent while the old ones are written to.
+
+    What is there twice is one tensor still.
+    """
+    copies: dict[Tensor, Tensor] = {}
+
+    def copy(tensor: Tensor) -> Tensor:
+        if tensor not in copies:
+            copies[tensor] = tensor.detach().clone()
+        return copies[tensor]
+
+    return pytree.tree_map_only(Tensor, copy, tree)

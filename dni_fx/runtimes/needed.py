@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dni_fx.calls import Call
 from dni_fx.distributed.packing import Blank
+from dni_fx.distributed.post import copied
 from dni_fx.runtimes.route import Route
 
 Parts = tuple[tuple[Any, ...], dict[str, Any], Any]
@@ -48,17 +49,18 @@ class Needed:
     def of(self, rank: int, parts: Parts, share: Parts) -> Parts:
         """The batch with blanks for what a rank does not need, if that is known of those of its form.
 
-        `share` is what one replica trains on.
+        `share` is what one replica trains on. Tensors are copied: a loader may fill the memory with the next
+        batch before this one is through.
         """
         if self._form is None or _form_of(share[:2]) != self._form:
-            return parts
+            return copied(parts)
         leaves = [
             leaf if rank in ranks else _blank(leaf)
             for leaf, ranks in zip(_leaves(parts[:2]), self._ranks, strict=True)
         ]
         args, kwargs = pytree.tree_unflatten(leaves, self._form.spec)
         target = parts[2] if rank in self._target else pytree.tree_map(_blank, parts[2])
-        return args, kwargs, target
+        return copied((args, kwargs, target))
 
 
 def _leaves(tree: Any) -> list[Any]:

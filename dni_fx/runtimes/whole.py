@@ -68,16 +68,36 @@ class Whole:
             known[name].load_state_dict(state)
 
 
+@torch.no_grad()
 def begin(cut: Decoupled, graph: CutGraph, world: Post, topic: str, within: Callable[[int], range]) -> None:
     """Have the first process's weights everywhere: others may have been made with other random numbers.
 
-    Each process gets those that its stages need, which are `within`, and what no stage needs.
+    Each process gets those that its stages need, which are `within`, and what no stage needs; and all that is
+    in no state dict, such as constants of the code, which nobody brings together at the end.
     """
     if world.rank:
-        cut.load_state_dict(world.take(0, topic), strict=False)
+        weights, rest = world.take(0, topic)
+        cut.load_state_dict(weights, strict=False)
+        for mine, first in zip(_unkept(cut, graph), rest, strict=True):
+            if not torch.equal(mine, first):
+                mine.copy_(first)
         return
     everything = needs(cut, graph, range(len(graph.road.stages)))
+    rest = _unkept(cut, graph)
     for other in world.others:
         skipped = everything - needs(cut, graph, within(other))
-        kept = {key: value for key, value in cut.state_dict(keep_vars=True).items() if value not in skipped}
-        world.send(other, topic, copied({key: value.detach() for key, value in kept.items()}))
+        kept = {key: value for key, value in _kept(cut).items() if value not in skipped}
+        world.send(other, topic, copied((kept, rest)))
+
+
+def _kept(cut: Decoupled) -> dict[str, Tensor]:
+    state: dict[str, Any] = cut.state_dict(keep_vars=True)  # modules may have more in it than tensors
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _unkept(cut: Decoupled, graph: CutGraph) -> list[Tensor]:
+    """What the stages read that is in no state dict, in an order that is the same in all processes."""
+    kept = set(_kept(cut).values())
+    stages = graph.road.stages
+    read = [each for stage in stages for each in (*stage.named_buffers().values(), *stage.constants())]
+    return [each for each in read if each not in kept]
