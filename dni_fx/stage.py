@@ -83,7 +83,7 @@ class Stage:
         return {name: buffer for name, buffer in held if buffer is not None}
 
     def constants(self) -> list[Tensor]:
-        """The tensors that its code reads and that are no buffers; each process has its own names for them."""
+        """The tensors that its code reads and that are no buffers; each process names them in its own way."""
         held = [vars(owner).get(leaf) for _, owner, leaf in self._buffer_owners]
         return [each for each in held if isinstance(each, Tensor)]
 

@@ -176,3 +176,23 @@ def test_all_processes_compute_with_the_constants_of_the_first(tmp_path):
     for each in run_ranks(beside, 2, "distributed:lag=0", str(tmp_path / "folder")):
         same(alone, each)
     assert read_checkpoint(tmp_path / "folder")["model"].keys() == alone[1].keys() | {"_extra_state"}
+
+
+def caught(rank):
+    """A metric fails where the loss is, and the script lives on there."""
+
+    def metric(outputs, target):
+        raise ValueError("no such metric")
+
+    try:
+        trainer_of(rank, "distributed", metrics={"odd": metric}).fit(batches(), 1, progress=False)
+    except Exception as error:
+        time.sleep(5 * rank)
+        return str(error), time.monotonic()
+
+
+def test_an_error_that_a_script_catches_in_one_process_ends_the_others():
+    (first, ended), (second, lived) = run_ranks(caught, 2, seconds=15)
+    assert second == "no such metric"
+    assert "rank 1 is gone: it has failed: ValueError: no such metric" in first
+    assert ended < lived - 4

@@ -148,7 +148,7 @@ class Wire:
         if of in self._gone and not lost:
             lost = {of: "it has ended"}
         if lost:
-            told = "; ".join(f"rank {peer} is gone: {why}" for peer, why in sorted(lost.items()))
+            told = "; ".join(f"rank {peer} is gone: {why.rstrip('.')}" for peer, why in sorted(lost.items()))
             self.fail(told)
             raise StageError(
                 f"rank {self.rank} cannot go on without the others. {told}. The first error is in the output "

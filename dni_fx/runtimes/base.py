@@ -114,6 +114,10 @@ class Worker(abc.ABC):
         """Inside, other processes do what this one tells them."""
         return nullcontext()
 
+    def fail(self, error: BaseException) -> None:
+        """Tell other processes that this one cannot go on, if there are any."""
+        return
+
     def lead(self, order: str, details: object = None) -> None:
         """Tell other processes what to do, if there are any, and they are led."""
         return

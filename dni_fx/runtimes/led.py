@@ -66,6 +66,10 @@ class Led(Staged):
             self._is_leading = False
 
     @override
+    def fail(self, error: BaseException) -> None:
+        self.world.wire.fail(reason_of(error))
+
+    @override
     def lead(self, order: str, details: object = None) -> None:
         if self._is_leading:
             for other in self.world.others:

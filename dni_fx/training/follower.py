@@ -37,6 +37,14 @@ class Follower:
         return self.trainer.report
 
     def _obey(self, order: str, details: Any) -> None:
+        """Do what the leading process says; an error in it is told to all, even if this process lives on."""
+        try:
+            self._do(order, details)
+        except BaseException as error:
+            self.trainer.worker.fail(error)
+            raise
+
+    def _do(self, order: str, details: Any) -> None:
         trainer = self.trainer
         match order:
             case "batch":
