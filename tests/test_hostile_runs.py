@@ -196,3 +196,37 @@ def test_an_error_that_a_script_catches_in_one_process_ends_the_others():
     assert second == "no such metric"
     assert "rank 1 is gone: it has failed: ValueError: no such metric" in first
     assert ended < lived - 4
+
+
+class Again(nn.Module):
+    """Uses its first layer a second time, at the end, if it is asked to."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x, again=False):
+        x = self.c(self.b(self.a(x).tanh()).tanh())
+        return self.a(x.tanh()) if again else x
+
+
+def asked_again(rank):
+    trainer = trainer_of(rank, "distributed", Again)
+    (x, y), *_ = batches()
+    for again in (False, True):
+        trainer.step(((x, again), y))
+
+
+def test_a_parameter_that_another_process_would_move_in_another_graph_is_refused():
+    for each in run_ranks(asked_again, 2):
+        assert each.startswith("StageError: in this call of the model a.weight, a.bias would be moved"), each
+
+
+def in_need(rank):
+    cut = dni_fx.decouple(Chain(), plan="balanced:stages=2", synthesizer="sobolev")
+    dni_fx.train(cut, batches(), loss=F.mse_loss, runtime="distributed", progress=False)
+
+
+def test_synthesizers_that_need_the_loss_are_refused_by_name():
+    for each in run_ranks(in_need, 2):
+        assert each.startswith("StageError: the distributed runtime tells no synthesizer the loss"), each

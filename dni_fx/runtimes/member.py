@@ -181,7 +181,9 @@ class Member(Led):
                 "the code of the model branches on data, and no process of several has all that is needed to "
                 "tell which way it goes. Use the local runtime, or torch.where in the place of the branch."
             )
+        self._refuse()  # which knows of synthesizers now
         route = Route(graph, self.post.rank, self.post.size)
+        route.refuse_other_owners(known.route for known in self._ties)
         plan = cutting_of(self.cut).plan
         assert isinstance(plan, Plan)
         self.world.agree(f"graph {self.number}", _facts_of(graph, plan))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -156,9 +156,30 @@ class Route:
             )
 
     @cached_property
+    def owners(self) -> Mapping[str, int]:
+        """The rank that moves each parameter, or is the last to read it."""
+        return {name: ranks[-1] for name, ranks in self._ranks_of_parameters.items()}
+
+    @cached_property
     def owned(self) -> tuple[str, ...]:
         """Names of the parameters that this rank moves or is the last to read."""
-        return tuple(name for name, ranks in self._ranks_of_parameters.items() if ranks[-1] == self.rank)
+        return tuple(name for name, rank in self.owners.items() if rank == self.rank)
+
+    def refuse_other_owners(self, others: Iterable[Route]) -> None:
+        """Do nothing if the parameters of other graphs are moved by the same ranks.
+
+        Raises:
+            StageError: some are not, and there would be two optimizers for them.
+        """
+        known = dict[str, int]()
+        for other in others:
+            known |= other.owners
+        moved = [name for name, rank in self.owners.items() if known.get(name, rank) != rank]
+        if moved:
+            raise StageError(
+                f"in this call of the model {', '.join(moved)} would be moved by another process than "
+                "before. Keep what reads it in one stage: together= in the policy. Or use the local runtime."
+            )
 
     @cached_property
     def _ranks_of_parameters(self) -> Mapping[str, tuple[int, ...]]:
