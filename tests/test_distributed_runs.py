@@ -137,6 +137,20 @@ def test_a_run_goes_on_in_the_file_of_a_single_process(tmp_path):
     assert Path(path).is_file()
 
 
+@pytest.mark.parametrize(
+    "there", ["something.txt", "dni_fx-0123456789abcdef.safetensors", ".dni_fx.ab.1.part"]
+)
+def test_a_folder_of_something_else_is_refused(there, tmp_path):
+    (tmp_path / there).touch()
+    if there == "something.txt":
+        with pytest.raises(FileError, match="it is a folder"):
+            checkpoint.check_checkpoint(tmp_path, several=True)
+    else:
+        checkpoint.check_checkpoint(tmp_path, several=True)  # what a process that was killed has begun
+    with pytest.raises(FileError, match="it is a folder"):
+        checkpoint.check_checkpoint(tmp_path, several=False)
+
+
 def full(rank, path):
     def refuse(folder, parts):
         for _ in parts:

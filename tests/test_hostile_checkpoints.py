@@ -92,7 +92,7 @@ def kept_in_a_folder(path: Path) -> Path:
     state = read_checkpoint(path)
     folder = path.with_name("folder")
     folder.mkdir()
-    dni_fx.training.checkpoint.write_checkpoint(folder, [parted(state)], several=False)
+    dni_fx.training.checkpoint.write_checkpoint(folder, [parted(state)], several=True)
     return folder
 
 

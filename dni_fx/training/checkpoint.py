@@ -16,7 +16,7 @@ from dni_fx.errors import FileError, StageError
 from dni_fx.files import check_place, replacing, write_at_once
 from dni_fx.members import check_zip
 from dni_fx.tensor_files import DESCRIPTION, check_tensor_files
-from dni_fx.training.parts import is_run, read_parts, write_parts
+from dni_fx.training.parts import is_free, is_run, read_parts, write_parts
 
 MARK = "dni_fx_checkpoint"
 """The entry that tells a checkpoint from other files; it holds the version."""
@@ -77,16 +77,17 @@ def check_checkpoint(path: Path | None, several: bool) -> None:
     """
     if path is None:
         return
-    if _in_parts(path, several):
+    in_parts = _in_parts(path, several)
+    if in_parts:
         check_tensor_files(path)
-    check_place(path / DESCRIPTION if path.is_dir() else path)
+    check_place(path / DESCRIPTION if in_parts and path.is_dir() else path)
 
 
 def write_checkpoint(path: Path, parts: Iterable[Mapping[str, Any]], several: bool) -> None:
     """Replace what is at the path by this state: tensors, numbers, texts, and containers of them.
 
     The first of the `parts` has the `rest` of the state beside its share of model and optimizers, and the
-    others their shares. A file stays a file, and a folder a folder; where nothing is yet, `several`
+    others their shares. A file stays a file, and a folder of parts one; where nothing is yet, `several`
     processes make a folder of their parts.
 
     Raises:
@@ -116,7 +117,7 @@ def joined(parts: Iterable[Mapping[str, Any]]) -> State:
 
 
 def _in_parts(path: Path, several: bool) -> bool:
-    return path.is_dir() or (several and not path.exists())
+    return is_run(path) or (several and (is_free(path) if path.is_dir() else not path.exists()))
 
 
 def read_checkpoint(path: Path) -> State:

@@ -24,6 +24,11 @@ def is_run(path: Path) -> bool:
     return (path / DESCRIPTION).exists()
 
 
+def is_free(folder: Path) -> bool:
+    """Whether a folder holds nothing, or only what a process that was killed has begun to keep there."""
+    return all(each.name.removeprefix(".").startswith("dni_fx") for each in folder.iterdir())
+
+
 def write_parts(folder: Path, parts: Iterable[Mapping[str, Any]]) -> None:
     """Replace what a folder has by these parts of a state, which are asked for one after another.
 
