@@ -72,14 +72,25 @@ def test_true_gradients_of_a_model_of_lower_precision_are_backprops(name, dtype)
     assert_same_gradients(*pair(name, dtype, synthesizer="oracle"), TYPES[dtype])
 
 
+def running(parts):
+    """A pair whose model runs under autocast: torch has no such LSTM for every processor."""
+    model, _, inputs = parts
+    try:
+        with half():
+            copy.deepcopy(model)(*inputs)
+    except RuntimeError as error:
+        pytest.skip(f"torch itself cannot: {error!s:.60}")
+    return parts
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_under_autocast_the_bits_are_the_models(name):
-    assert_transparent(*pair(name), half)
+    assert_transparent(*running(pair(name)), half)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_under_autocast_true_gradients_are_backprops(name):
-    assert_same_gradients(*pair(name, synthesizer="oracle"), TYPES[torch.bfloat16], half)
+    assert_same_gradients(*running(pair(name, synthesizer="oracle")), TYPES[torch.bfloat16], half)
 
 
 @pytest.mark.parametrize("name", IMAGES)
