@@ -126,12 +126,12 @@ class Post:
             raise StageError("the processes do not train the same model in the same way. " + "; ".join(lines))
 
 
-def copied(tree: _T) -> _T:
+def copied(tree: _T, known: dict[Tensor, Tensor] | None = None) -> _T:
     """The same tree with tensors of its own, to be sent while the old ones are written to.
 
-    What is there twice is one tensor still.
+    What is there twice is one tensor still, and what is `known` the copy that there is.
     """
-    copies: dict[Tensor, Tensor] = {}
+    copies: dict[Tensor, Tensor] = {} if known is None else known
 
     def copy(tensor: Tensor) -> Tensor:
         if tensor not in copies:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,12 +72,13 @@ class Led(Staged):
     @override
     def lead(self, order: str, details: object = None) -> None:
         if self._is_leading:
+            meant_for = self.meant(order, details)
             for other in self.world.others:
-                self.world.send(other, "orders", (order, self.meant_for(other, order, details)))
+                self.world.send(other, "orders", (order, meant_for(other)))
 
-    def meant_for(self, other: int, order: str, details: Any) -> Any:
-        """What of an order another process has to hear."""
-        return details
+    def meant(self, order: str, details: Any) -> Callable[[int], Any]:
+        """What of an order each other process has to hear."""
+        return lambda other: details
 
     @override
     def orders(self) -> Iterator[tuple[str, Any]]:

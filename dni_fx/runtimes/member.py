@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from dni_fx.calls import Call
 from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.distributed.post import Post
-from dni_fx.errors import StageError, reason_of
+from dni_fx.errors import StageError
 from dni_fx.randomness import Streams
 from dni_fx.runtimes.anew import Anew
 from dni_fx.runtimes.base import Outcome
@@ -87,10 +87,11 @@ class Member(Led):
         return self.post.rank == self.post.size - 1
 
     @override
-    def meant_for(self, other: int, order: str, details: Any) -> Any:
+    def meant(self, order: str, details: Any) -> Callable[[int], Any]:
         if order != "batch":
-            return details
-        return self.needed.of(other % self.post.size, details, self.share(details))
+            return super().meant(order, details)
+        needed = self.needed.of(details, self.share(details))
+        return lambda other: needed(other % self.post.size)
 
     @override
     def share(self, parts: Any) -> Any:
@@ -103,7 +104,7 @@ class Member(Led):
         try:
             return self._step(args, kwargs, target, context)
         except BaseException as error:
-            self.post.wire.fail(reason_of(error))
+            self.fail(error)
             raise
 
     def _step(
@@ -278,9 +279,8 @@ class Member(Led):
 
     def _adopt(self) -> None:
         """Have what the first of several replicas has trained of its stages in the others of them."""
-        peers = self.world.among(self.replicas.peers)
         for at, tied in enumerate(self._ties):
-            Whole(self.cut, tied.route, self.post).adopt(peers, f"mine {self.number} {at}")
+            Whole(self.cut, tied.route, self.post).adopt(self.replicas.post, f"mine {self.number} {at}")
 
     @override
     def renew(self) -> None:

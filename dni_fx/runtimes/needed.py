@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch.utils._pytree as pytree
@@ -32,6 +32,7 @@ class Needed:
     def __init__(self) -> None:
         self._form: _Form | None = None
         self._ranks: list[Collection[int]] = []
+        self._target: Collection[int] = ()
 
     def note(self, parts: Parts, call: Call, route: Route, everywhere: str, shows_target: bool) -> None:
         """Learn from a batch that was made this call, for which there is this route."""
@@ -46,21 +47,24 @@ class Needed:
         self._form, self._ranks = form, [readers.get(id(leaf), everybody) for leaf in _leaves(parts[:2])]
         self._target = everybody if shows_target else (route.ranks - 1,)
 
-    def of(self, rank: int, parts: Parts, share: Parts) -> Parts:
-        """The batch with blanks for what a rank does not need, if that is known of those of its form.
+    def of(self, parts: Parts, share: Parts) -> Callable[[int], Parts]:
+        """For each rank the batch with blanks for what it does not need, if that is known of its form.
 
-        `share` is what one replica trains on. Tensors are copied: a loader may fill the memory with the next
-        batch before this one is through.
+        `share` is what one replica trains on. Tensors are copied, once for all: a loader may fill the memory
+        with the next batch before this one is through.
         """
-        if self._form is None or _form_of(share[:2]) != self._form:
-            return copied(parts)
-        leaves = [
-            leaf if rank in ranks else _blank(leaf)
-            for leaf, ranks in zip(_leaves(parts[:2]), self._ranks, strict=True)
-        ]
-        args, kwargs = pytree.tree_unflatten(leaves, self._form.spec)
-        target = parts[2] if rank in self._target else pytree.tree_map(_blank, parts[2])
-        return copied((args, kwargs, target))
+        form, copies = self._form, dict[Tensor, Tensor]()
+        if form is None or _form_of(share[:2]) != form:
+            return lambda rank: copied(parts, copies)
+        leaves = _leaves(parts[:2])
+
+        def needed(rank: int) -> Parts:
+            told = [x if rank in ranks else _blank(x) for x, ranks in zip(leaves, self._ranks, strict=True)]
+            args, kwargs = pytree.tree_unflatten(told, form.spec)
+            target = parts[2] if rank in self._target else pytree.tree_map(_blank, parts[2])
+            return copied((args, kwargs, target), copies)
+
+        return needed
 
 
 def _leaves(tree: Any) -> list[Any]:

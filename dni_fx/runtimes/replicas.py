@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -30,15 +29,15 @@ class Replicas:
                 f"{ranks} processes do not make {count} replicas of the same number of processes each."
             )
         self.count, self.number = count, 0
-        self.pipeline, self.peers = list(range(ranks)), [dist.get_rank()]
+        self.pipeline, self.post = list(range(ranks)), world.among([world.rank])
         if count == 1:
             return
         mesh = init_device_mesh(
             world.device.type, (count, ranks // count), mesh_dim_names=("replica", "stage")
         )
         self.number = mesh.get_local_rank("replica")
-        self.pipeline, self.peers = mesh["stage"].mesh.tolist(), mesh["replica"].mesh.tolist()
-        self.post = world.among(self.peers)
+        self.pipeline = mesh["stage"].mesh.tolist()
+        self.post = world.among(mesh["replica"].mesh.tolist())
 
     def share(self, tree: Any) -> Any:
         """This replica's part of a batch: of every tensor that has as many rows as the first one.

@@ -83,10 +83,10 @@ def begin(cut: Decoupled, graph: CutGraph, world: Post, topic: str, within: Call
                 mine.copy_(first)
         return
     everything = needs(cut, graph, range(len(graph.road.stages)))
-    rest = _unkept(cut, graph)
+    known, rest = _kept(cut), _unkept(cut, graph)
     for other in world.others:
         skipped = everything - needs(cut, graph, within(other))
-        kept = {key: value for key, value in _kept(cut).items() if value not in skipped}
+        kept = {key: value for key, value in known.items() if value not in skipped}
         world.send(other, topic, copied((kept, rest)))
 
 

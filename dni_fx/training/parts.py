@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,7 +62,7 @@ def _as_tensors(part: Mapping[str, Any]) -> dict[str, Tensor]:
     except StageError as error:
         raise StageError(f"cannot keep the run: {error}") from None
     named = {str(at): tensor for at, tensor in enumerate(tensors)}
-    return {**named, _TREE: torch.from_numpy(np.frombuffer(text.encode(), dtype=np.uint8).copy())}
+    return {**named, _TREE: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
 
 
 def _tree_of(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
