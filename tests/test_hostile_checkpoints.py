@@ -123,6 +123,10 @@ def spoiled(folder: Path):
         "twice": {"shards": [shard, {**shard, "sha256": "0" * 64}]},
     }.items():
         yield said, lambda changed=changed: text.write_text(json.dumps({**described, **changed}))
+
+
+def filled_otherwise(folder: Path):
+    """What is written into a folder as it should be, and is no state of a run."""
     for said, part in {
         "no entries": {},
         "a list": {"rest": [], "model": {}, "optimizers": {}},
@@ -157,7 +161,7 @@ def test_hostile_folders_are_refused_and_nothing_is_run(checkpoint: Path) -> Non
     shutil.copytree(folder, whole)
     assert read_checkpoint(folder)["model"].keys() == read_checkpoint(checkpoint)["model"].keys()
     wrong = []
-    for said, spoil in list(spoiled(folder)):
+    for said, spoil in [*spoiled(folder), *filled_otherwise(folder)]:
         shutil.rmtree(folder)
         shutil.copytree(whole, folder)
         spoil()

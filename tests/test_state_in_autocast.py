@@ -9,20 +9,12 @@ from torch import nn
 import dni_fx
 from dni_fx.errors import PlanError
 from tests.equality import assert_same
+from tests.processors import runs_in_half
 from tests.streams import BATCH, LAYERS, SGD, WIDTH, Recurrent, chunks, detached, loss_of, tensors
 
-
-def runs_here(kind):
-    """Whether torch has such a layer under autocast for this processor."""
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            kind(4, 6)(torch.zeros(2, 3, 4))
-    except RuntimeError:
-        return False
-    return True
-
-
-LAYERS_OF_TORCH = [kind for kind in (nn.RNN, nn.GRU, nn.LSTM) if runs_here(kind)]
+LAYERS_OF_TORCH = [
+    kind for kind in (nn.RNN, nn.GRU, nn.LSTM) if runs_in_half(kind(4, 6), torch.zeros(2, 3, 4))
+]
 
 
 def first(kind):

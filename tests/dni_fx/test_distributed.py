@@ -111,14 +111,14 @@ class Twice(nn.Module):
         return self.norm(self.layer(self.norm(x)))
 
 
-def written(rank):
+def tried(rank, model, after):
     x = torch.randn(8, 6)
-    cut = dni_fx.decouple(Twice(), (x,), plan="at:after=layer")
+    cut = dni_fx.decouple(model(), (x,), plan=f"at:after={after}")
     dni_fx.train(cut, [(x, x)], loss=loss_of, runtime="distributed", progress=False)
 
 
 def test_a_buffer_that_stages_of_two_processes_write_to_is_refused():
-    found = run_ranks(written, 2)
+    found = run_ranks(tried, 2, Twice, "layer")
     assert any("stages of several processes read norm." in each for each in found), found
     assert all(each.startswith("StageError") for each in found)
 
@@ -180,12 +180,6 @@ class Branching(nn.Module):
         return self.two(x) if x.sum() > 0 else self.two(-x)
 
 
-def branching(rank):
-    x = torch.randn(8, 6)
-    cut = dni_fx.decouple(Branching(), (x,), plan="at:after=one")
-    dni_fx.train(cut, [(x, x)], loss=loss_of, runtime="distributed", progress=False)
-
-
 def test_code_that_branches_on_data_is_refused():
-    found = run_ranks(branching, 2)
+    found = run_ranks(tried, 2, Branching, "one")
     assert all("branches on data" in each for each in found), found
