@@ -1,6 +1,5 @@
 """A run of several processes is the same run as one of a single process, and ends as well."""
 
-import copy
 import json
 import os
 import signal
@@ -12,79 +11,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._pytree import keystr, tree_flatten_with_path
-from torch.utils.data import DataLoader, TensorDataset
 
 import dni_fx
-from dni_fx.errors import FileError
-from dni_fx.training import checkpoint
 from dni_fx.training.checkpoint import read_checkpoint
-from dni_fx.training.parts import read_parts
 from tests.processes import run_ranks
-
-WIDTH, CLASSES = 12, 5
-
-
-def net(drop=0.2):
-    torch.manual_seed(0)
-    layers = [part for _ in range(5) for part in (nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Dropout(drop))]
-    return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES)).double()
-
-
-def loader(shuffle=True):
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(60, WIDTH, generator=generator, dtype=torch.float64)
-    y = torch.randint(CLASSES, (60,), generator=generator)
-    order = torch.Generator().manual_seed(2)
-    return DataLoader(TensorDataset(x, y), 10, shuffle=shuffle, generator=order)
-
-
-def trainer_of(runtime, plan="balanced:stages=3", **options):
-    example = torch.zeros(10, WIDTH, dtype=torch.float64)
-    cut = dni_fx.decouple(net(), (example,), plan=plan, synthesizer="critic")
-    options = {"scheduler": decay, "per_epoch": True} | options
-    return dni_fx.Trainer(
-        cut,
-        loss=F.cross_entropy,
-        optimizer=adam,
-        runtime=runtime,
-        labels_as_context=True,
-        metrics={"accuracy": lambda out, y: (out.argmax(1) == y).double().mean()},
-        **options,
-    )
-
-
-def adam(parameters):
-    return torch.optim.Adam(parameters, lr=1e-2)
-
-
-def decay(optimizer):
-    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-
-
-def fitted(runtime, epochs=2, **options):
-    """The figures of a run, and the model that it leaves."""
-    trainer = trainer_of(
-        runtime, **{key: options.pop(key) for key in {"accumulate", "clip"} & options.keys()}
-    )
-    report = trainer.fit(loader(), epochs, validation=loader(shuffle=False), progress=False, **options)
-    figures = [[each.loss, dict(each.metrics), dict(each.validation), each.cosine] for each in report.epochs]
-    records = [
-        [record.step, record.loss, {name: found.cosine for name, found in record.boundaries.items()}]
-        for record in report.history
-    ]
-    return figures, records, {key: value.clone() for key, value in trainer.cut.state_dict().items()}
-
-
-def on_rank(rank, runtime, epochs, options):
-    return fitted(runtime, epochs, **options)
-
-
-def same(ours, theirs):
-    assert ours[:2] == theirs[:2]
-    assert ours[2].keys() == theirs[2].keys()
-    for key, value in ours[2].items():
-        assert torch.equal(value, theirs[2][key]), key
+from tests.shared_runs import (
+    CLASSES,
+    WIDTH,
+    assert_equal_trees,
+    fitted,
+    loader,
+    net,
+    on_rank,
+    same,
+    trainer_of,
+)
 
 
 @pytest.mark.parametrize("options", [{}, {"accumulate": 4, "clip": 0.5}])
@@ -110,92 +51,6 @@ def test_with_lag_and_deterministic_a_run_can_be_repeated():
     alone = fitted("local:streams=true")
     assert first[0][0] != alone[0]
     assert abs(first[0][0][-1][0] - alone[0][-1][0]) < 0.2
-
-
-def test_a_run_goes_on_on_another_number_of_processes(tmp_path):
-    path = str(tmp_path / "run.ckpt")
-    whole = fitted("local:streams=true", 3)
-    run_ranks(on_rank, 3, "distributed:lag=0", 1, {"checkpoint": path})
-    parts = list(read_parts(Path(path)))
-    names = [{*part["model"], *part["optimizers"]} for part in parts]
-    assert [f"stage {at}" in each for at, each in enumerate(names)] == [True] * 3
-    assert sum(map(len, names)) == len(set.union(*names))
-    assert {path.suffix for path in Path(path).iterdir()} == {".json", ".safetensors"}
-    run_ranks(on_rank, 2, "distributed:lag=0", 2, {"checkpoint": path, "resume": True})
-    assert len(list(Path(path).iterdir())) == 3
-    same(whole, fitted("local:streams=true", 3, checkpoint=path, resume=True))
-    assert len(list(Path(path).iterdir())) == 2
-
-
-def test_a_run_goes_on_in_the_file_of_a_single_process(tmp_path):
-    path = str(tmp_path / "run.ckpt")
-    whole = fitted("local:streams=true", 2)
-    fitted("local:streams=true", 1, checkpoint=path)
-    for each in run_ranks(on_rank, 2, "distributed:lag=0", 2, {"checkpoint": path, "resume": True}):
-        same(whole, each)
-    same(whole, fitted("local:streams=true", 2, checkpoint=path, resume=True))
-    assert Path(path).is_file()
-
-
-@pytest.mark.parametrize(
-    "there", ["something.txt", "dni_fx-0123456789abcdef.safetensors", ".dni_fx.ab.1.part"]
-)
-def test_a_folder_of_something_else_is_refused(there, tmp_path):
-    (tmp_path / there).touch()
-    if there == "something.txt":
-        with pytest.raises(FileError, match="it is a folder"):
-            checkpoint.check_checkpoint(tmp_path, several=True)
-    else:
-        checkpoint.check_checkpoint(tmp_path, several=True)  # what a process that was killed has begun
-    with pytest.raises(FileError, match="it is a folder"):
-        checkpoint.check_checkpoint(tmp_path, several=False)
-
-
-def full(rank, path):
-    def refuse(folder, parts):
-        for _ in parts:
-            raise FileError("the disk is full")
-
-    checkpoint.write_parts = refuse
-    fitted("distributed", 2, checkpoint=path)
-
-
-def test_a_part_that_cannot_be_written_ends_all_processes(tmp_path):
-    first, *others = run_ranks(full, 3, str(tmp_path / "run.ckpt"))
-    assert first == "FileError: the disk is full"
-    assert all("rank 0 has ended the run: the disk is full" in each for each in others), others
-
-
-def returned(rank):
-    """The state of a run after some steps, after more, and when it has gone back to the first one."""
-    trainer = trainer_of("distributed:lag=2")
-    batches = list(loader())
-    found = []
-    for part in (batches[:3], batches[3:]):
-        for batch in part:
-            trainer.step(batch)
-        found.append(copy.deepcopy(trainer.state_dict()))
-    trainer.load_state_dict(copy.deepcopy(found[0]))
-    found.append(copy.deepcopy(trainer.state_dict()))
-    trainer.step(batches[0])
-    return [{"model": each["model"], "updates": each["updates"]} for each in found]
-
-
-def test_a_run_can_go_back_to_a_state_of_its_own():
-    (first, more, again), other = run_ranks(returned, 2)
-    assert not torch.equal(first["model"]["0.weight"], more["model"]["0.weight"])
-    for each in (again, other[0], other[2]):
-        assert_equal_trees(each, first)
-
-
-def assert_equal_trees(one, other):
-    mine, theirs = (
-        {keystr(at): value for at, value in tree_flatten_with_path(tree)[0]} for tree in (one, other)
-    )
-    assert mine.keys() == theirs.keys()
-    for at, value in mine.items():
-        is_tensor = isinstance(value, torch.Tensor)
-        assert torch.equal(value, theirs[at]) if is_tensor else value == theirs[at], at
 
 
 class Sum(nn.Module):
@@ -356,7 +211,7 @@ def test_a_request_to_terminate_that_came_to_another_process_keeps_the_run(tmp_p
 RESTARTED = """
 import os, signal, sys
 from pathlib import Path
-from tests.test_distributed_runs import loader, trainer_of
+from tests.shared_runs import loader, trainer_of
 
 trainer = trainer_of("distributed:lag=0")
 once = Path("killed")
