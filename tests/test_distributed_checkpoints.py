@@ -1,11 +1,13 @@
 """A run of several processes is kept, and goes on, on any number of them."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+import dni_fx
 from dni_fx.errors import FileError
 from dni_fx.training import checkpoint
 from dni_fx.training.parts import read_parts
@@ -87,3 +89,61 @@ def test_a_run_can_go_back_to_a_state_of_its_own():
     assert not torch.equal(first["model"]["0.weight"], more["model"]["0.weight"])
     for each in (again, other[0], other[2]):
         assert_equal_trees(each, first)
+
+
+def resumed(rank, path):
+    """What a process is told of weights and optimizers where a run goes on."""
+    trainer, seen = trainer_of("distributed:lag=0"), []
+    once = trainer.worker.world.take
+
+    def take(of, topic):
+        tree = once(of, topic)
+        if topic.startswith("start"):
+            kept, _, optimizers = tree
+            seen.append([key for key in kept if not key.startswith("dni.")])
+            seen.append([name for name, state in optimizers.items() if "optimizer" in state])
+        elif topic == "orders" and tree[0] == "state":
+            seen.append([key for key in tree[1] if key in {"model", "updates"}])
+        return tree
+
+    trainer.worker.world.take = take
+    trainer.fit(loader(), 2, checkpoint=path, resume=True, progress=False)
+    return seen
+
+
+def test_a_run_goes_on_with_what_each_process_needs(tmp_path):
+    path = str(tmp_path / "run.ckpt")
+    fitted("local:streams=true", 1, checkpoint=path)
+    own = [list(stage.state_dict()) for stage in dni_fx.stages(trainer_of("local").cut)]
+    first, *others = run_ranks(resumed, 3, path)
+    assert first == []
+    for rank, (whole, weights, optimizers) in enumerate(others, 1):
+        assert whole == []
+        assert optimizers == [f"stage {rank}"]
+        assert weights == own[rank]
+
+
+def gone_on(rank, path, runtime):
+    """A run whose epochs are all over already, what is kept of it then, and one epoch more."""
+    trainer = trainer_of(runtime)
+    trainer.fit(loader(), 1, checkpoint=path, resume=True, progress=False)
+    over = copy.deepcopy(trainer.state_dict())
+    trainer.save(path)
+    trainer.fit(loader(), 2, checkpoint=path, resume=True, progress=False)
+    whole = trainer.state_dict()
+    return [{"model": each["model"], "updates": each["updates"]} for each in (over, whole)]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_run_that_is_over_is_whole_everywhere_and_goes_on(replicas, tmp_path):
+    path = str(tmp_path / "run.ckpt")
+    fitted("local:streams=true", 1, checkpoint=path)
+    kept = checkpoint.read_checkpoint(Path(path))
+    shutil.copy(path, alone := str(tmp_path / "alone.ckpt"))
+    states = run_ranks(gone_on, 2 * replicas, path, f"distributed:lag=0,replicas={replicas}")
+    for over, whole in states:
+        assert_equal_trees(over["model"], kept["model"])
+        assert_equal_trees(over["updates"]["optimizers"], kept["updates"]["optimizers"])
+        assert_equal_trees(whole, states[0][1])
+    if replicas == 1:
+        assert_equal_trees(states[0][1], gone_on(0, alone, "local:streams=true")[1])

@@ -1,5 +1,6 @@
 """Runs of several processes that users have broken; one test for each way, with why."""
 
+import contextlib
 import copy
 import time
 
@@ -84,6 +85,46 @@ def test_a_callback_takes_the_state_of_a_run_and_goes_back_to_it():
     alone = back(0, "local:streams=true")
     for each in run_ranks(back, 2, "distributed:lag=0"):
         same(alone, each)
+
+
+def slower(rank, runtime):
+    """A callback changes a rate in the process that it is called in."""
+
+    def slow(callback, trainer):
+        for each in trainer.worker.updates.optimizers.values():
+            each.param_groups[0]["lr"] /= 2
+
+    trainer = trainer_of(rank, runtime, callbacks=[AfterEpochs(slow)])
+    return told(trainer, trainer.fit(batches(), 2, progress=False))
+
+
+def test_a_callback_that_changes_a_rate_in_one_process_ends_all():
+    slower(0, "local:streams=true")
+    for each in run_ranks(slower, 2, "distributed"):
+        assert "a callback has changed lr of the optimizer of stage 0" in each, each
+
+
+def broken_off(rank, runtime):
+    """A callback fails late in the first epoch, which all scripts catch; then they fit again."""
+
+    class Fails(Callback):
+        calls = 0
+
+        def step(self, trainer, record):
+            Fails.calls += 1
+            if Fails.calls == 4:
+                raise ValueError("no more")
+
+    trainer = trainer_of(rank, runtime, callbacks=[Fails()])
+    with contextlib.suppress(ValueError, dni_fx.DniError):
+        trainer.fit(batches(), 1, progress=False)
+    report = trainer.fit(batches(2), 1, progress=False)
+    return [report.epochs[-1].steps, len(report.history)]
+
+
+def test_figures_of_a_run_that_was_broken_off_do_not_count_in_the_next_one():
+    found = run_ranks(broken_off, 3, "distributed:lag=2")
+    assert [steps for steps, _ in found] == [2, 2, 2], found
 
 
 def frozen(rank):

@@ -110,6 +110,14 @@ class Worker(abc.ABC):
         """Have memory for the whole model, the state of which is to be replaced: all do it at once."""
         return
 
+    def unmoved(self) -> AbstractContextManager[object]:
+        """Inside, callbacks are called, which change nothing that other processes would have to know.
+
+        Raises:
+            StageError: they do.
+        """
+        return nullcontext()
+
     def leading(self) -> AbstractContextManager[object]:
         """Inside, other processes do what this one tells them."""
         return nullcontext()

@@ -33,6 +33,12 @@ class Reports:
     def __init__(self, post: Post) -> None:
         self.post = post
         self._waiting: deque[Findings] = deque()
+        self._runs = 0
+
+    def begin(self) -> None:
+        """Forget what is left of a run that was broken off, here and on the way: all processes do it."""
+        self._waiting.clear()
+        self._runs += 1
 
     def tell(self, told: Findings, most: int) -> Iterator[Findings]:
         """Take in one more step; the first rank gets the steps that are whole, and waits for what is older.
@@ -40,7 +46,7 @@ class Reports:
         That is older than `most` steps for each rank: so nobody is farther ahead of the others than that.
         """
         if self.post.rank:
-            self.post.send(0, "figures", _plain(told))
+            self.post.send(0, self._topic, _plain(told))
             return
         self._waiting.append(told)
         yield from self.rest(most * self.post.size)
@@ -49,11 +55,15 @@ class Reports:
         """On the first rank, the steps that are whole; waits until no more than so many are not."""
         while self._waiting and (len(self._waiting) > most or self._is_there()):
             parts = [self._waiting.popleft()]
-            parts += [_read(self.post.take(other, "figures")) for other in self.post.others]
+            parts += [_read(self.post.take(other, self._topic)) for other in self.post.others]
             yield _together(parts)
 
+    @property
+    def _topic(self) -> str:
+        return f"figures {self._runs}"
+
     def _is_there(self) -> bool:
-        return all(self.post.there(other, "figures") for other in self.post.others)
+        return all(self.post.there(other, self._topic) for other in self.post.others)
 
 
 def _together(parts: list[Findings]) -> Findings:

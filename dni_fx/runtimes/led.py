@@ -23,11 +23,11 @@ class Led(Staged):
     """
 
     def __init__(self, cut: Decoupled, recipe: Recipe, world: Post, most: int) -> None:
-        super().__init__(cut, recipe)
         self.world = world
         self.reports = Reports(world)
         self._most = most
         self._is_leading = False
+        super().__init__(cut, recipe)
 
     @property
     @override
@@ -43,6 +43,12 @@ class Led(Staged):
     @override
     def is_leading(self) -> bool:
         return self._is_leading
+
+    @override
+    def prepare(self) -> None:
+        self.lead("begin")
+        super().prepare()
+        self.reports.begin()
 
     @override
     def ask(self, signal: int) -> None:

@@ -7,7 +7,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -18,51 +18,25 @@ from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.distributed.post import Post
 from dni_fx.errors import StageError
 from dni_fx.randomness import Streams
+from dni_fx.runtimes.alone import Alone
 from dni_fx.runtimes.anew import Anew
 from dni_fx.runtimes.base import Outcome
 from dni_fx.runtimes.holding import Holding
 from dni_fx.runtimes.led import Led
 from dni_fx.runtimes.leg import Leg
+from dni_fx.runtimes.manners import Manners
 from dni_fx.runtimes.needed import Needed
 from dni_fx.runtimes.pieces import own_state
 from dni_fx.runtimes.places import Places
 from dni_fx.runtimes.recipe import Recipe
 from dni_fx.runtimes.replicas import Replicas
 from dni_fx.runtimes.route import Route
+from dni_fx.runtimes.start import Start
 from dni_fx.runtimes.tied import Tied
 from dni_fx.runtimes.walk import Manner
-from dni_fx.runtimes.whole import Whole, begin
+from dni_fx.runtimes.whole import Whole
 from passes import Plan
 from passes.switches import switches_kept
-
-
-class Manners(Protocol):
-    """What all processes of a run have been told: see `Distributed`."""
-
-    @property
-    def name(self) -> str:
-        """What the runtime is called."""
-        ...
-
-    @property
-    def lag(self) -> int:
-        """How many steps a process may be ahead of true gradients."""
-        ...
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether true gradients count just so many steps later."""
-        ...
-
-    @property
-    def replicas(self) -> int:
-        """How many processes have each stage, and share the samples of a batch."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """What random numbers of stages come from."""
-        ...
 
 
 class Member(Led):
@@ -76,7 +50,7 @@ class Member(Led):
         self.post = world.among(self.replicas.pipeline)
         self.legs: deque[Leg] = deque()
         self.number, self._gathered = 0, -1  # the steps begun, and at which the model was whole
-        self.holding = Holding(cut)
+        self.holding, self.start = Holding(cut), Start(cut, self.updates, world)
         self.needed = Needed()
         self._ties: list[Tied] = []
         Places(cut, [world.device]).gather(world.device)
@@ -115,6 +89,7 @@ class Member(Led):
         graph = self.settled(call, self._capturing, self.runtime.name)
         self.anew.settle(self.number)
         tied = self._tied(graph)
+        self.start.give([each.route for each in self._ties], self.number)
         if self.holding.is_whole:
             self.holding.let_go([each.route.graph for each in self._ties], tied.route.within)
         tied.take(self.number - self.runtime.lag, more=not self.runtime.deterministic)
@@ -170,7 +145,8 @@ class Member(Led):
     def _capturing(self) -> Generator[None]:
         """Inside, the whole model is there for a new graph to be made of it."""
         self.anew.meet(self.number)
-        self._gather(alone=False)
+        if self._ties:
+            self._gather(alone=False)
         yield
 
     def _tied(self, graph: CutGraph) -> Tied:
@@ -189,9 +165,6 @@ class Member(Led):
         assert isinstance(plan, Plan)
         self.world.agree(f"graph {self.number}", _facts_of(graph, plan))
         self.settle()
-        if not self._ties:
-            size = self.post.size
-            begin(self.cut, graph, self.world, f"start {self.number}", lambda at: route.held_by(at % size))
         self._ties.append(made := Tied(route, self.post))
         return made
 
@@ -243,7 +216,9 @@ class Member(Led):
 
     def _gather(self, alone: bool) -> None:
         self.settle()
-        if alone and self._gathered == self.number:
+        if self.start.is_due:
+            None if alone else self.start.give_all(self.number)
+        if self.start.is_due or (alone and self._gathered == self.number):
             return
         self._gathered = self.number
         if not (alone and self.world.rank):
@@ -262,12 +237,17 @@ class Member(Led):
     def pieces(self, alone: bool = False) -> Iterator[dict[str, Any]]:
         self.lead("keep")
         self.settle()
+        topic = f"piece {self.number}"
+        if self.start.is_due:  # what there is, the first process has
+            nothing: dict[str, Any] = {"model": {}, "optimizers": {}}
+            gathered = self.world.collected if alone else self.world.exchanged
+            yield from gathered(topic, next(super().pieces()) if self.leads else nothing)
+            return
         self._adopt()
-        topic, mine = f"piece {self.number}", self._piece()
         if not alone:
-            yield from self.post.exchanged(topic, mine)
+            yield from self.post.exchanged(topic, self._piece())
         elif not self.replicas.number:
-            yield from self.post.collected(topic, mine)
+            yield from self.post.collected(topic, self._piece())
 
     def _piece(self) -> dict[str, Any]:
         """What of the state of the run this process has; what is nobody's is the first one's."""
@@ -283,10 +263,19 @@ class Member(Led):
             Whole(self.cut, tied.route, self.post).adopt(self.replicas.post, f"mine {self.number} {at}")
 
     @override
+    @contextmanager
+    def unmoved(self) -> Generator[None]:
+        before = Alone(self.updates.owned)
+        yield
+        if not self.start.is_due:  # else they have gone back to a state, which others get, too
+            before.refuse_changes()
+
+    @override
     def renew(self) -> None:
         self.settle()
         self.holding.take()
         self._gathered = -1
+        self.start.renew()
 
 
 def _facts_of(graph: CutGraph, plan: Plan) -> dict[str, Any]:

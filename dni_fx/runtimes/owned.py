@@ -38,7 +38,7 @@ class Owned:
         Raises:
             StageError: none was made.
         """
-        options = _options_of(optimizer)
+        options = options_of(optimizer)
         scheduler = None if schedule is None else schedule(optimizer)
         if schedule is not None and scheduler is None:
             raise StageError("scheduler= is to return what it has made for the optimizer, and returned None.")
@@ -81,7 +81,8 @@ class Owned:
         return [type(each).__name__ if each is not None else "" for each in (self.optimizer, self.scheduler)]
 
 
-def _options_of(optimizer: Optimizer) -> dict[str, str]:
+def options_of(optimizer: Optimizer) -> dict[str, str]:
+    """The options of an optimizer as texts, of every group of parameters."""
     found: dict[str, str] = {}
     for at, group in enumerate(optimizer.param_groups):
         where = f" of group {at}" if at else ""

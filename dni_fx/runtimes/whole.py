@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dni_fx.cut_graph import CutGraph
 from dni_fx.decoupled import Decoupled, dnis
 from dni_fx.distributed.post import Post, copied
-from dni_fx.runtimes.holding import needs
 from dni_fx.runtimes.route import Route
 
 
@@ -66,38 +64,3 @@ class Whole:
         known = dnis(self.cut)
         for name, state in interfaces.items():
             known[name].load_state_dict(state)
-
-
-@torch.no_grad()
-def begin(cut: Decoupled, graph: CutGraph, world: Post, topic: str, within: Callable[[int], range]) -> None:
-    """Have the first process's weights everywhere: others may have been made with other random numbers.
-
-    Each process gets those that its stages need, which are `within`, and what no stage needs; and all that is
-    in no state dict, such as constants of the code, which nobody brings together at the end.
-    """
-    if world.rank:
-        weights, rest = world.take(0, topic)
-        cut.load_state_dict(weights, strict=False)
-        for mine, first in zip(_unkept(cut, graph), rest, strict=True):
-            if not torch.equal(mine, first):
-                mine.copy_(first)
-        return
-    everything = needs(cut, graph, range(len(graph.road.stages)))
-    known, rest = _kept(cut), _unkept(cut, graph)
-    for other in world.others:
-        skipped = everything - needs(cut, graph, within(other))
-        kept = {key: value for key, value in known.items() if value not in skipped}
-        world.send(other, topic, copied((kept, rest)))
-
-
-def _kept(cut: Decoupled) -> dict[str, Tensor]:
-    state: dict[str, Any] = cut.state_dict(keep_vars=True)  # modules may have more in it than tensors
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _unkept(cut: Decoupled, graph: CutGraph) -> list[Tensor]:
-    """What the stages read that is in no state dict, in an order that is the same in all processes."""
-    kept = set(_kept(cut).values())
-    stages = graph.road.stages
-    read = [each for stage in stages for each in (*stage.named_buffers().values(), *stage.constants())]
-    return [each for each in read if each not in kept]

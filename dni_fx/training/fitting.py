@@ -1,14 +1,36 @@
-"""Whether the state of a model is that of this one, before anything of it is changed."""
+"""Whether the state of a run is of one like this, before anything of it is changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from dni_fx.decoupled import Decoupled, dnis
 from dni_fx.errors import StageError
 from passes.boundary import CONTAINER
+from passes.words import counted
+
+if TYPE_CHECKING:
+    from dni_fx.training.trainer import Trainer
+
+
+def refuse_other_runs(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Do nothing if a state is of a run by the same runtime, with as many callbacks and the same model.
+
+    Raises:
+        StageError: it is not; says in what it differs.
+    """
+    was, now = state["runtime"], trainer.runtime
+    if was != now:
+        raise StageError(f"the state is of a run by {was}, and this one is by {now}.")
+    if len(state["callbacks"]) != len(trainer.callbacks):
+        raise StageError(
+            f"the state is of a run with {counted(len(state['callbacks']), 'callback')}, and this one has "
+            f"{len(trainer.callbacks)}."
+        )
+    refuse_misfits(trainer.cut, state["model"])
 
 
 def refuse_misfits(cut: Decoupled, model: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,6 @@ class Follower:
             StageError: it was broken off, or another process is lost.
         """
         worker = self.trainer.worker
-        worker.prepare()
-        worker.updates.forget()
         with deferred(True) as asked, diagnosed(self.trainer.cut):
             for order, details in worker.orders():
                 self._obey(order, details)
@@ -47,11 +46,14 @@ class Follower:
     def _do(self, order: str, details: Any) -> None:
         trainer = self.trainer
         match order:
+            case "begin":
+                trainer.worker.prepare()
+                trainer.worker.updates.forget()
             case "batch":
-                for _ in trainer.worker.tell(trainer.found_on(Batch(*details))):
-                    raise AssertionError("the figures of a step belong to the process that leads")
+                _nothing(trainer.worker.tell(trainer.found_on(Batch(*details))))
             case "state":
-                trainer.load_state_dict(details)
+                trainer.worker.renew()
+                trainer.go_on(details)
             case "flush":
                 trainer.worker.flush()
             case "epoch":
@@ -59,8 +61,7 @@ class Follower:
             case "gather":
                 trainer.worker.gather(alone=details)
             case "keep":
-                for _ in trainer.worker.pieces(alone=True):
-                    raise AssertionError("what is kept belongs to the process that leads")
+                _nothing(trainer.worker.pieces(alone=True))
             case "end":
                 trainer.epochs = [Epoch.of(plain) for plain in details["epochs"]]
                 trainer.history.load_state_dict(details["history"])
@@ -72,3 +73,9 @@ class Follower:
         if asked.number is not None:
             self.trainer.worker.ask(asked.number)
             asked.number = None
+
+
+def _nothing(found: Iterator[object]) -> None:
+    """Do what there is to be done for an iterator that yields something only in the process that leads."""
+    for _ in found:
+        raise AssertionError("this belongs to the process that leads")

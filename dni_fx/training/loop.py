@@ -87,8 +87,9 @@ class Loop:
         trainer.stream.begin()
         if trainer.callbacks:
             trainer.worker.gather(alone=True)
-        for callback in self.callbacks:
-            callback.epoch(trainer, number + 1, epoch)
+        with trainer.worker.unmoved():
+            for callback in self.callbacks:
+                callback.epoch(trainer, number + 1, epoch)
         if self.path is not None:
             self._save(self.path)
         asked.obey()
@@ -136,8 +137,9 @@ class Loop:
                 found.boundaries,
             )
             trainer.sofar.add(record, found.size)
-            for callback in self.callbacks:
-                callback.step(trainer, record)
+            with trainer.worker.unmoved():
+                for callback in self.callbacks:
+                    callback.step(trainer, record)
 
     def _pause(self, asked: Asked) -> None:
         """Keep the state of the run if it is time, or if it is to end here."""

@@ -36,7 +36,7 @@ from dni_fx.training.checkpoint import (
     write_checkpoint,
 )
 from dni_fx.training.evaluation import evaluate
-from dni_fx.training.fitting import refuse_misfits
+from dni_fx.training.fitting import refuse_other_runs
 from dni_fx.training.follower import Follower
 from dni_fx.training.loop import Loop
 from dni_fx.training.means import Sofar
@@ -267,20 +267,15 @@ class Trainer:
         Raises:
             StageError: it is of another model, or of another way to train.
         """
-        if state["runtime"] != self.runtime:
-            raise StageError(
-                f"the state is of a run by {state['runtime']}, and this one is by {self.runtime}."
-            )
-        if len(state["callbacks"]) != len(self.callbacks):
-            raise StageError(
-                f"the state is of a run with {counted(len(state['callbacks']), 'callback')}, and this one "
-                f"has {len(self.callbacks)}."
-            )
-        refuse_misfits(self.cut, state["model"])
-        self.worker.lead("state", state)
+        refuse_other_runs(self, state)
+        self.worker.lead("state", {key: each for key, each in state.items() if key not in _TRAINED})
         self.worker.renew()
         self.worker.updates.load_state_dict(state["updates"])
         self.cut.load_state_dict(state["model"])
+        self.go_on(state)
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Go back to all of a state but for weights, buffers, synthesizers and optimizers."""
         self.steps = state["steps"]
         self.epochs = [Epoch.of(plain) for plain in state["epochs"]]
         self.sofar = Sofar()
@@ -293,4 +288,6 @@ class Trainer:
         self.stream.load_state_dict(state["stream"])
 
 
+_TRAINED = ("model", "updates")
+"""What of a state other processes get when it is known what each of them trains."""
 _SHOW_LABELS = "Pass labels_as_context=True, name the input of the model that holds them with context="
