@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 # A shell that completes a command line, or who asks for help, does not wait for torch: commands import it.
 _IS_COMMAND = Path(*sys.argv[:1]).stem == "dni-fx" or (sys.argv[:1] == ["-m"] and "dni_fx" in sys.orig_argv)
 if not _IS_COMMAND:
-    from dni_fx import ready as ready
+    try:
+        from dni_fx import ready as ready
+    except ModuleNotFoundError as error:  # a device that trains with dni_fx.device alone has no torch
+        if error.name != "torch":
+            raise
 
 if TYPE_CHECKING:
     from dni_fx.decoupled import Decoupled as Decoupled

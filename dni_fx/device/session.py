@@ -1,0 +1,162 @@
+"""A model that is trained on a device, batch after batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dni_fx.device.batches import Batch
+from dni_fx.device.errors import DeviceError
+from dni_fx.device.graphs import Graphs
+from dni_fx.device.manifest import Manifest, read_manifest
+from dni_fx.device.steps import Step
+from dni_fx.device.store import Array, Store, write_tensors
+
+MODES = ("decoupled", "exact")
+_WEIGHTS = ("p:", "b:")
+
+
+class Session:
+    """The model of a folder that `onnx-training` has written, and its training.
+
+    In the mode `decoupled` each stage takes its step as soon as it has run; in `exact` true gradients go up
+    from stage to stage, and a step is one of plain backpropagation. In both, one stage is at work at a time. With
+    `memory` no more bytes of weights and optimizer state than that are kept in memory, but for those of one stage,
+    and no graph but the one that runs; what a stage has changed is then written to the folder as training goes on.
+    Without it the folder is as it was until `flush`.
+    """
+
+    def __init__(self, folder: Path, mode: str, memory: int | None, rate: float | None, seed: int) -> None:
+        if mode not in MODES:
+            raise DeviceError(f"mode is {' or '.join(MODES)}, not {mode!r}.")
+        self.folder = folder
+        self.mode = mode
+        self.manifest: Manifest = read_manifest(folder)
+        self.rate = self.manifest.rate if rate is None else rate
+        self.seed = seed
+        files = {stage.stage: stage.state for stage in self.manifest.stages}
+        self.store = Store(folder, files, memory)
+        self._graphs = Graphs(folder, self.store, keeps=memory is None)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the model has been trained for."""
+        return int(self.store["steps"])
+
+    def step(self, inputs: Any, targets: Any) -> float:
+        """Train on one batch; returns its loss.
+
+        `inputs` are arrays by name, or one array for a model with one input; `targets` likewise, or a sequence.
+
+        Raises:
+            DeviceError: a batch is not what the model takes.
+        """
+        batch = Batch.of(self.manifest, inputs, targets)
+        number = self.steps + 1
+        numbers: dict[str, Array] = {
+            "lr": np.asarray(self.rate, np.float64),
+            "step": np.asarray(number, np.float64),
+            "batch": np.asarray(batch.size, np.int64),
+            "seed": np.asarray((self.seed * 1_000_003 + number) % (2**31 - 1), np.int64),
+        }
+        taken = Step(self.manifest, self._graphs, {**numbers, **batch.targets, **batch.context}, batch.inputs)
+        loss = taken.exact() if self.mode == "exact" or self._warms_up() else taken.decoupled()
+        self.store["steps"] = np.asarray(number, np.int64)
+        return loss
+
+    def predict(self, inputs: Any) -> list[Array]:
+        """The outputs of the model in eval mode, in its order.
+
+        Raises:
+            DeviceError: the inputs are not what the model takes, or the model has no eval mode.
+        """
+        values: dict[str, Array] = Batch.of(self.manifest, inputs, None).inputs
+        for stage in self.manifest.stages:
+            if stage.evaluate is None:
+                raise DeviceError("this model was written without its eval mode.")
+            values |= self._graphs.run(stage.evaluate, values)
+        return [values[name] for name in self.manifest.predictions]
+
+    def evaluate(self, batches: Iterable[tuple[Any, Any]]) -> dict[str, float]:
+        """The mean loss over batches in eval mode and, where targets are classes, the part that is right."""
+        total, right, seen, loss = 0, 0, 0, 0.0
+        for inputs, targets in batches:
+            batch = Batch.of(self.manifest, inputs, targets)
+            found = self.predict(inputs)
+            given = dict(zip(self.manifest.outputs, found, strict=True))
+            loss += float(self._graphs.run(self.manifest.loss, given | batch.targets)["loss"]) * batch.size
+            total += batch.size
+            (target, *others) = batch.targets.values()
+            if not others and np.issubdtype(target.dtype, np.integer) and found[0].ndim == target.ndim + 1:
+                axis = 1 if found[0].ndim > 1 else -1
+                right += int((found[0].argmax(axis) == target).sum())
+                seen += target.size
+        if not total:
+            raise DeviceError("there is no batch to evaluate on.")
+        return {"loss": loss / total} | ({"accuracy": right / seen} if seen else {})
+
+    def weights(self) -> dict[str, Array]:
+        """Every parameter and buffer, by the name that the PyTorch model has for it."""
+        names = [name for name in self.store.homes if name.startswith(_WEIGHTS)]
+        return {name[2:]: self.store[name] for name in names}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights to a `.safetensors` file, for the PyTorch model: `cut.load_state_dict(..., strict=False)`.
+
+        Raises:
+            DeviceError: it cannot be written.
+        """
+        write_tensors(Path(path), self.weights())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take the weights of a `.safetensors` file by their names; what the optimizer keeps stays.
+
+        Raises:
+            DeviceError: it cannot be read, or lacks a weight, or one has another shape.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            found = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise DeviceError(f"cannot read {path}: {error}") from None
+        own = self.weights()
+        if missing := [name for name in own if name not in found]:
+            raise DeviceError(f"{path} has no {', '.join(missing[:5])}: is it of another model?")
+        for head in _WEIGHTS:
+            for name in [name for name in found if f"{head}{name}" in self.store]:
+                self.store[f"{head}{name}"] = found[name]
+
+    def flush(self) -> None:
+        """Write weights, optimizer state and synthesizers to the folder, which goes on from there when opened."""
+        self.store.flush()
+
+    def _warms_up(self) -> bool:
+        """Whether true gradients still go up, since synthesizers have heard of too few of them."""
+        heard = [
+            (each.warmup, int(self.store[f"s:{each.name}:scale.seen"]))
+            for each in self.manifest.boundaries
+            if each.learn is not None and each.warmup
+        ]
+        return any(seen < wanted for wanted, seen in heard)
+
+
+def open_session(
+    folder: str | os.PathLike[str],
+    *,
+    mode: str = "decoupled",
+    memory: int | None = None,
+    rate: float | None = None,
+    seed: int = 0,
+) -> Session:
+    """The session of a folder; `rate` is the learning rate, if it is not to be that of the folder.
+
+    Raises:
+        DeviceError: the folder is not whole, or was not written by `onnx-training`.
+    """
+    return Session(Path(folder), mode, memory, rate, seed)

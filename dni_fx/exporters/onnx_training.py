@@ -1,0 +1,142 @@
+"""Writes a folder of graphs by which a device without PyTorch trains a cut model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dni_fx.calls import call_of
+from dni_fx.decoupled import Decoupled, cutting_of, dnis
+from dni_fx.device.errors import DeviceError
+from dni_fx.device.manifest import NAME, read_manifest
+from dni_fx.errors import ExportError, FileError
+from dni_fx.exporters.base import Written
+from dni_fx.exporters.folders import check_folder, replacing_folder
+from dni_fx.exporters.training.agreement import compared
+from dni_fx.exporters.training.assembly import Asked, Assembly, Entry
+from dni_fx.exporters.training.contents import Contents
+from dni_fx.exporters.training.moves import Move
+from dni_fx.exporters.training.refusals import refuse_untrainable
+from dni_fx.exporters.training.tracing import trace
+from dni_fx.exporters.training.writing import onnx_model
+from dni_fx.exporters.translation import count_nodes, is_dynamic, quiet, require_packages
+from dni_fx.modes import eval_mode, training_mode
+from dni_fx.program import signature_of
+from passes import Named
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a device is to train a model for: this loss of outputs and targets, by this optimizer.
+
+    `inputs` and `targets` are those of an example batch. With `labels_as_context`, synthesizers see the targets.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    targets: Any
+    loss: Callable[[Any, Any], Tensor]
+    optimizer: Move
+    rate: float = 1e-3
+    labels_as_context: bool = False
+
+
+@dataclass(frozen=True)
+class OnnxTraining(Named):
+    """A folder with graphs of ordinary ONNX operators for each stage: forward, backward, and its whole step.
+
+    `dni_fx.device` trains by them. Each graph is compared with PyTorch on the example; `check=false` skips that.
+    `opset` is 0 for the one that torch writes unasked. Sizes that follow the batch may be others than the
+    example's.
+    """
+
+    name = "onnx-training"
+
+    opset: int = 0
+    check: bool = True
+
+    def check_place(self, path: Path) -> None:
+        """Do nothing if there can be written to this path, so that no one waits for work that is then lost.
+
+        Raises:
+            FileError: it cannot.
+        """
+        check_folder(path, _files_of)
+
+    def write(self, cut: Decoupled, path: Path, lesson: Lesson) -> Written:
+        """Write the training step of a cut model. `path` holds all that is new, or what it held before.
+
+        Raises:
+            ExportError: the step cannot be written as ONNX, or a file disagrees with PyTorch.
+            FileError: `path` cannot be written.
+        """
+        require_packages(self.check, self.name)
+        self.check_place(path)
+        with quiet(), torch.random.fork_rng(devices=[]):
+            assembly, entries = assembled(cut, lesson)
+            contents = Contents(assembly, lesson.optimizer, lesson.rate)
+            try:
+                with replacing_folder(path) as folder:
+                    models = [self._written(entry, folder, contents) for entry in entries]
+                    contents.save(folder)
+            except OSError as error:
+                raise FileError(f"cannot write {path}: {error}. What was there is as it was.") from error
+        return Written(
+            path=path,
+            files=tuple(path / name for name in contents.manifest.files),
+            nodes=sum(count_nodes(model) for model in models),
+            interfaces=tuple(boundary.name for boundary in contents.manifest.boundaries),
+            opset=contents.manifest.opset,
+            dynamic=any(is_dynamic(model) for model in models),
+            difference=contents.difference if self.check else None,
+        )
+
+    def _written(self, entry: Entry, folder: Path, contents: Contents) -> onnx_ir.Model:
+        import onnx_ir
+
+        what = f"the graph {entry.name}"
+        try:
+            traced = trace(entry.function, entry.real, entry.fake)
+        except ExportError:
+            raise
+        except Exception as error:  # whatever an operator may raise that dislikes what has no data
+            raise ExportError(f"cannot trace {what}: {type(error).__name__}: {error}") from error
+        model = onnx_model(traced, self.opset, what)
+        path = folder / f"{entry.name}.onnx"
+        onnx_ir.save(model, path)
+        difference = compared(path, entry, traced, contents.slack) if self.check else 0.0
+        contents.add(entry, traced, model.opset_imports[""], difference)
+        return model
+
+
+def assembled(cut: Decoupled, lesson: Lesson) -> tuple[Assembly, list[Entry]]:
+    """A step of a model taken apart, and all graphs of it, those of eval mode last.
+
+    Raises:
+        ExportError: it cannot be trained by graphs alone.
+    """
+    cutting = cutting_of(cut)
+    call = call_of(signature_of(cut), lesson.args, lesson.kwargs)
+    with training_mode(cut):
+        graph = cutting.settled(cut, call)
+        refuse_untrainable(graph, dnis(cut))
+        asked = Asked(lesson.loss, lesson.optimizer, lesson.targets, lesson.labels_as_context)
+        assembly = Assembly(graph, dnis(cut), call, asked)
+        entries = [*assembly.entries()]
+    with eval_mode(cut):
+        return assembly, [*entries, *assembly.evaluation(cutting.settled(cut, call))]
+
+
+def _files_of(folder: Path) -> tuple[str, ...]:
+    try:
+        return read_manifest(folder).files
+    except DeviceError as error:
+        raise FileError(str(error)) from None

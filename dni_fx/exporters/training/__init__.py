@@ -1,0 +1,1 @@
+"""Training steps of a cut model as graphs of ordinary ONNX operators."""

@@ -1,0 +1,298 @@
+"""The graphs of the training step of a cut model, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from dni_fx.calls import Call
+from dni_fx.cut_graph import CutGraph
+from dni_fx.dni import DNI
+from dni_fx.exporters.training import functions
+from dni_fx.exporters.training.functions import BATCH, CONTEXT, LEARNING_RATE, STEP, StageStep
+from dni_fx.exporters.training.moves import Move
+from dni_fx.exporters.training.synthesis import state_of
+from dni_fx.exporters.training.tracing import SEED, Function, Shapes
+from dni_fx.stage import Stage
+from passes.values import value_of
+
+TARGET = "target"
+EVAL = "e."
+"""What the names of values begin with in eval mode, whose graphs have others of the same names."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a step is to be: of this loss and optimizer, for a batch with these targets.
+
+    With `labels_as_context`, synthesizers see the targets.
+    """
+
+    loss: Callable[[Any, Any], Tensor]
+    move: Move
+    target: Any
+    labels_as_context: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One graph: what it is called, the function that it computes, and what that is given in the example."""
+
+    name: str
+    function: Function
+    real: Mapping[str, Tensor]
+    fake: Mapping[str, Tensor]
+
+
+@dataclass
+class Known:
+    """Every tensor of the example, with data and without, by the name that functions know it by."""
+
+    shapes: Shapes
+    real: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    fake: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def add(self, name: str, tensor: Tensor, varying: frozenset[int] = frozenset()) -> None:
+        """Take in a tensor of which these sizes vary."""
+        self.real[name] = tensor.detach()
+        self.fake[name] = self.shapes.of(tensor, varying)
+
+    def entry(self, name: str, function: Function, given: Iterator[str] | list[str]) -> Entry:
+        """A graph of what is known under these names."""
+        names = [each for each in given if each in self.real]
+        return Entry(
+            name,
+            function,
+            {each: self.real[each] for each in names},
+            {each: self.fake[each] for each in names},
+        )
+
+
+class Assembly:
+    """Takes a step of a model apart into functions.
+
+    Stages that wait for nobody go forward and backward in one. What holds an output of the model waits for the
+    loss, as all stages do where true gradients go up.
+    """
+
+    def __init__(self, graph: CutGraph, dnis: Mapping[str, DNI], call: Call, asked: Asked) -> None:
+        self.graph = graph
+        self.inputs = tuple(zip(call.named(), graph.road.split.inputs, strict=True))
+        self.predictions: list[str] = []
+        self.dnis = {spec.name: dnis[spec.name] for spec in graph.marked.specs}
+        self.asked = asked
+        self.known = Known(Shapes())
+        self.fixed: dict[str, Any] = {}
+        self.steps: list[StageStep] = []
+        self._open(call.leaves)
+        for stage in graph.road.stages:
+            self._pass(stage)
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """The boundary of each value that goes through one."""
+        return {name: spec.name for spec in self.graph.marked.specs for name in spec.names}
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[int, ...]]:
+        """The stages that read each parameter that learns."""
+        found: dict[str, list[int]] = {}
+        for stage in self.graph.road.stages:
+            for name, parameter in stage.named_parameters().items():
+                if parameter.requires_grad:
+                    found.setdefault(name, []).append(stage.index)
+        return {name: tuple(stages) for name, stages in found.items()}
+
+    @property
+    def shared(self) -> dict[str, tuple[int, ...]]:
+        """The parameters that several stages read, with these."""
+        return {name: stages for name, stages in self.readers.items() if len(stages) > 1}
+
+    @property
+    def targets(self) -> Any:
+        """The tree of targets, a name for each tensor."""
+        leaves, spec = pytree.tree_flatten(self.asked.target)
+        names = [TARGET] if len(leaves) == 1 else [f"{TARGET}.{at}" for at in range(len(leaves))]
+        return pytree.tree_unflatten(names, spec)
+
+    @property
+    def target_names(self) -> list[str]:
+        """The names of the targets, in order."""
+        return pytree.tree_leaves(self.targets)
+
+    @property
+    def result(self) -> list[Any]:
+        """The flat outputs of the model: the name of a value each, or what it is."""
+        return [getattr(each, "of", each) for each in self.graph.road.split.result]
+
+    def context(self, given: Mapping[str, Tensor]) -> Tensor | None:
+        """What synthesizers see beside the value."""
+        return given.get(CONTEXT)
+
+    def entries(self) -> Iterator[Entry]:
+        """All graphs of the step."""
+        for step in self.steps:
+            yield from self._of_stage(step)
+        for dni in self.dnis.values():
+            if not dni.learner.silent:
+                spec = dni.spec
+                given = [*self._of_boundary(dni), *(f"g:{name}" for name in spec.names)]
+                yield self.known.entry(f"learn.{spec.name}", functions.learn(dni, self.context), given)
+        names = [f"v:{each}" for each in self.result if isinstance(each, str)]
+        judged = functions.loss(self.asked.loss, self.graph.capture.out_spec, self.result, self.targets)
+        targets = pytree.tree_leaves(self.targets)
+        yield self.known.entry("loss", judged, [*names, *targets])
+        if self.shared:
+            move, names = self.asked.move, list(self.shared)
+
+            def update(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+                return functions.moved(move, {name: given[f"gp:{name}"] for name in names}, given)
+
+            yield self.known.entry(
+                "shared", update, [*self._of_optimizer(names), *(f"gp:{n}" for n in names)]
+            )
+
+    def evaluation(self, graph: CutGraph) -> Iterator[Entry]:
+        """The graphs of the stages in eval mode, of which this is the graph; inputs have the names they have here."""
+        same = dict(zip(graph.road.split.inputs, self.graph.road.split.inputs, strict=True))
+        known = Known(self.known.shapes, dict(self.known.real), dict(self.known.fake))
+        fixed: dict[str, Any] = {}
+        returned = [getattr(each, "of", None) for each in graph.road.split.result]
+        self.predictions = [f"v:{same.get(each, EVAL + each)}" for each in returned if each is not None]
+        for stage in graph.road.stages:
+            names = {n: same.get(n, f"{EVAL}{n}") for n in (*stage.code.part.reads, *stage.code.part.writes)}
+            step = StageStep(stage, (), (), (), (), self.asked.move, fixed, names)
+            _hold(known, stage)
+            for name, (real, fake, _) in step.written(known.real, known.fake, known.shapes).items():
+                if isinstance(real, Tensor):
+                    known.real[f"v:{names[name]}"], known.fake[f"v:{names[name]}"] = real, fake
+                else:
+                    fixed[name] = real
+            given = [*(f"v:{names[name]}" for name in stage.code.part.reads), *_held(stage), SEED]
+            yield known.entry(f"stage_{stage.index}.evaluate", step.forward_alone, given)
+
+    def _of_stage(self, step: StageStep) -> Iterator[Entry]:
+        index = step.stage.index
+        reads = [f"v:{name}" for name in step.stage.code.part.reads]
+        given = [*reads, *_held(step.stage), SEED]
+        moving = [*given, *self._of_optimizer([*step.moved])]
+        yield self.known.entry(f"stage_{index}.forward", step.forward, given)
+        sent = [f"g:{name}" for name in step.sent]
+        yield self.known.entry(f"stage_{index}.backward", step.backward, [*moving, *sent])
+        dnis = [self.dnis[name] for name in step.stage.crossings]
+        if step.stage.is_releasable:
+            state = [each for dni in dnis for each in self._of_state(dni)]
+            alone = step.decoupled(self.dnis, self.context)
+            yield self.known.entry(f"stage_{index}.step", alone, [*moving, *state, CONTEXT, BATCH])
+        else:
+            for dni in dnis:
+                given = self._of_boundary(dni)
+                yield self.known.entry(f"guess.{dni.spec.name}", functions.guess(dni, self.context), given)
+
+    def _of_boundary(self, dni: DNI) -> list[str]:
+        return [*(f"v:{name}" for name in dni.spec.names), *self._of_state(dni), CONTEXT, BATCH]
+
+    def _of_state(self, dni: DNI) -> list[str]:
+        return [f"s:{dni.spec.name}:{key}" for key in state_of(dni)]
+
+    def _of_optimizer(self, names: list[str]) -> list[str]:
+        slots = [f"{slot}:{name}" for slot in self.asked.move.slots for name in names]
+        return [*(f"p:{name}" for name in names), *slots, LEARNING_RATE, STEP]
+
+    def _open(self, leaves: tuple[Tensor, ...]) -> None:
+        """Take in what a batch and a step have: inputs, targets, numbers, and the state of synthesizers."""
+        known, varying = self.known, frozenset([0])
+        nodes = self.graph.marked.graph.find_nodes(op="placeholder")
+        for node, name, leaf in zip(nodes, self.graph.road.split.inputs, leaves, strict=True):
+            dims = value_of(node).dims
+            known.add(f"v:{name}", leaf, frozenset(at for at, dim in enumerate(dims) if isinstance(dim, str)))
+        batch = _batch_of(self.known)
+        for name, leaf in zip(
+            pytree.tree_leaves(self.targets), pytree.tree_leaves(self.asked.target), strict=True
+        ):
+            known.add(name, leaf, varying if leaf.dim() and len(leaf) == batch else frozenset())
+        if self.asked.labels_as_context:
+            known.real[CONTEXT], known.fake[CONTEXT] = known.real[TARGET], known.fake[TARGET]
+        for name, number in ((LEARNING_RATE, 1e-3), (STEP, 1.0)):
+            known.add(name, torch.full((), number, dtype=torch.float64))
+        for name, number in ((BATCH, batch), (SEED, 0)):
+            known.add(name, torch.full((), number, dtype=torch.int64))
+        for dni in self.dnis.values():
+            for key, value in state_of(dni).items():
+                known.add(f"s:{dni.spec.name}:{key}", value)
+
+    def _pass(self, stage: Stage) -> None:
+        """Take in what a stage has and writes; what that has no use for in a file is told to those who read it."""
+        known = self.known
+        _hold(known, stage)
+        for name, parameter in stage.named_parameters().items():
+            known.add(f"gp:{name}", parameter)
+            for slot in self.asked.move.slots:
+                known.add(f"{slot}:{name}", torch.zeros_like(parameter))
+        fixed = {name: self.fixed[name] for name in stage.code.part.reads if name in self.fixed}
+        learning = [name for name, each in stage.named_parameters().items() if each.requires_grad]
+        taught = [
+            n for n in stage.code.part.reads if n in self.parts and known.real[f"v:{n}"].is_floating_point()
+        ]
+        plain = StageStep(
+            stage,
+            tuple(name for name in learning if name not in self.shared),
+            tuple(name for name in learning if name in self.shared),
+            tuple(taught),
+            (),
+            self.asked.move,
+            fixed,
+        )
+        sent = plain.written(known.real, known.fake, known.shapes)
+        for name, (real, fake, _) in sent.items():
+            if isinstance(real, Tensor):
+                known.real[f"v:{name}"], known.fake[f"v:{name}"] = real, fake
+                # An object of its own: a tracer knows what a tensor is by who it is.
+                known.real[f"g:{name}"] = _some(real)
+                known.fake[f"g:{name}"] = known.shapes.another(fake)
+            else:
+                self.fixed[name] = real
+        wanted = {*stage.code.part.outputs, *(name for names in stage.crossings.values() for name in names)}
+        live = tuple(name for name, (_, _, is_live) in sent.items() if is_live and name in wanted)
+        self.steps.append(
+            StageStep(stage, plain.moved, plain.lent, plain.taught, live, self.asked.move, fixed)
+        )
+
+
+def _some(value: Tensor) -> Tensor:
+    """A gradient as one might arrive, of the shape of a value."""
+    if not value.is_floating_point():
+        return torch.zeros_like(value)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(value.shape, generator=generator, dtype=value.dtype) / value.numel()
+
+
+def _hold(known: Known, stage: Stage) -> None:
+    """Take in the weights and buffers of a stage."""
+    for name, parameter in stage.named_parameters().items():
+        known.add(f"p:{name}", parameter)
+    for name, buffer in stage.named_buffers().items():
+        known.add(f"b:{name}", buffer)
+
+
+def _held(stage: Stage) -> list[str]:
+    """The names of its weights and buffers."""
+    return [
+        *(f"p:{name}" for name in stage.named_parameters()),
+        *(f"b:{name}" for name in stage.named_buffers()),
+    ]
+
+
+def _batch_of(known: Known) -> int:
+    """The size that varies of the first input that has one."""
+    for name, tensor in known.fake.items():
+        for at, size in enumerate(tensor.shape):
+            if isinstance(size, torch.SymInt):
+                return known.real[name].shape[at]
+    return next(iter(known.real.values())).shape[0]

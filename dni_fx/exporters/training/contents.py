@@ -1,0 +1,111 @@
+"""What a folder of training graphs holds beside them: weights and all else that is kept, and the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni_fx.device.manifest import NAME, Boundary, Graph, Manifest, Shared, Stage
+from dni_fx.device.manifest import Tensor as Taken
+from dni_fx.exporters.training.assembly import EVAL, Assembly, Entry
+from dni_fx.exporters.training.moves import Move
+from dni_fx.exporters.training.tracing import Traced
+
+_KEPT = ("p:", "b:", "s:")
+_SYNTHESIZERS = 3e-3
+
+
+class Contents:
+    """Takes in one written graph after another. `slack` is how far weights may be off that an optimizer moves."""
+
+    def __init__(self, assembly: Assembly, move: Move, rate: float) -> None:
+        self.assembly = assembly
+        self.move = move
+        self.rate = rate
+        self.difference = 0.0
+        self.opset = 0
+        rates = [dni.interface.lr for dni in assembly.dnis.values()]
+        self.slack = 2 * max([1e-3, *rates])
+        self._graphs: dict[str, Graph] = {}
+        self._homes: dict[str, int] = {}
+        self._kept: dict[str, Tensor] = {}
+
+    def add(self, entry: Entry, traced: Traced, opset: int, difference: float) -> None:
+        """Take in a graph that was written, and what it reads that is kept from step to step."""
+        self._graphs[entry.name] = Graph(f"{entry.name}.onnx", traced.inputs, traced.outputs)
+        self.opset, self.difference = opset, max(self.difference, difference)
+        kept = (*_KEPT, *(f"{slot}:" for slot in self.move.slots))
+        for name, value in entry.real.items():
+            if name.startswith(kept):
+                self._kept[name] = value
+                if entry.name.startswith("stage_"):
+                    index = int(entry.name.removeprefix("stage_").partition(".")[0])
+                    is_known = name in self._homes and entry.name.endswith(".evaluate")
+                    self._homes[name] = self._homes[name] if is_known else index
+
+    @property
+    def manifest(self) -> Manifest:
+        """What there is in the folder."""
+        assembly = self.assembly
+        shared = self._graphs.get("shared")
+        return Manifest(
+            opset=self.opset,
+            optimizer=str(self.move),
+            slots=self.move.slots,
+            rate=self.rate,
+            labels_as_context=assembly.asked.labels_as_context,
+            inputs=tuple(self._taken(name, f"v:{value}") for name, value in assembly.inputs),
+            targets=tuple(self._taken(name, name) for name in assembly.target_names),
+            outputs=tuple(f"v:{each}" for each in assembly.result if isinstance(each, str)),
+            predictions=tuple(assembly.predictions),
+            stages=tuple(self._stage(step.stage.index) for step in assembly.steps),
+            boundaries=tuple(self._boundary(name) for name in assembly.dnis),
+            loss=self._graphs["loss"],
+            shared=None if shared is None else Shared(shared, tuple(assembly.shared)),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write weights, what is kept beside them, and the manifest."""
+        from safetensors.torch import save_file
+
+        held: dict[int, dict[str, Tensor]] = {step.stage.index: {} for step in self.assembly.steps}
+        for spec in (dni.spec for dni in self.assembly.dnis.values()):
+            for name in self._kept:
+                if name.startswith(f"s:{spec.name}:"):
+                    self._homes[name] = spec.producer
+        for name, value in self._kept.items():
+            held[self._homes[name]][name] = value.detach().cpu().clone().contiguous()
+        held[min(held)]["steps"] = torch.zeros((), dtype=torch.int64)
+        for index, tensors in held.items():
+            save_file(tensors, folder / _state(index))
+        (folder / NAME).write_text(self.manifest.to_json(), "utf-8")
+
+    def _stage(self, index: int) -> Stage:
+        named = {kind: self._graphs.get(f"stage_{index}.{kind}") for kind in ("step", "evaluate")}
+        forward, backward = (self._graphs[f"stage_{index}.{kind}"] for kind in ("forward", "backward"))
+        return Stage(index, _state(index), forward, backward, **named)
+
+    def _boundary(self, name: str) -> Boundary:
+        dni = self.assembly.dnis[name]
+        return Boundary(
+            name,
+            tuple(f"v:{each}" for each in dni.spec.names),
+            dni.spec.producer,
+            dni.spec.consumers,
+            dni.interface.warmup,
+            self._graphs.get(f"guess.{name}"),
+            self._graphs.get(f"learn.{name}"),
+        )
+
+    def _taken(self, name: str, value: str) -> Taken:
+        fake: Any = self.assembly.known.fake[value]
+        kind = str(fake.dtype).removeprefix("torch.")
+        sizes = tuple("batch" if isinstance(size, torch.SymInt) else int(size) for size in fake.shape)
+        return Taken(name, value, kind, sizes)
+
+
+def _state(index: int) -> str:
+    return f"stage_{index}.safetensors"

@@ -1,0 +1,80 @@
+"""What operators that ONNX lacks are made of. To add one: a function in a file here, and its line in a table.
+
+A function takes what the operator takes, and returns what it returns, computed by operators that ONNX has.
+Where an operator draws random numbers, it asks `randomness.uniform` for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._decomp import core_aten_decompositions, get_decompositions
+
+from dni_fx.exporters.training.decompositions import convolution, embedding, pooling, randomness, resizing
+
+aten = torch.ops.aten
+Table = dict[Any, Callable[..., Any]]
+
+_TORCHS_OWN = (
+    aten._native_batch_norm_legit,
+    aten._native_batch_norm_legit_functional,
+    aten._native_batch_norm_legit_no_training,
+    aten.native_batch_norm,
+    aten.native_batch_norm_backward,
+    aten.batch_norm_backward,
+    aten.cudnn_batch_norm,
+    aten.native_group_norm,
+    aten.native_group_norm_backward,
+    aten.native_layer_norm,
+    aten.native_layer_norm_backward,
+    aten._fused_rms_norm,
+    aten._fused_rms_norm_backward,
+    aten.upsample_nearest2d_backward,
+    aten._weight_norm_interface,
+    aten.unfold_backward,
+    aten.glu_backward,
+    aten.hardswish_backward,
+    aten.hardsigmoid_backward,
+    aten.softplus_backward,
+    aten.elu_backward,
+    aten.leaky_relu_backward,
+    aten.log_sigmoid_backward,
+    aten.mish_backward,
+    aten.silu_backward,
+    aten.gelu_backward,
+    aten.reflection_pad1d_backward,
+    aten.reflection_pad2d_backward,
+    aten.im2col,
+    aten.col2im,
+)
+"""Those of torch's own decompositions that ONNX needs besides the core ones.
+
+Among them is batch norm in train mode, which torch's exporter translates wrongly.
+"""
+
+_OURS: Table = {
+    aten.convolution_backward.default: convolution.convolution_backward,
+    aten.max_pool2d_with_indices_backward.default: pooling.max_pool_backward,
+    aten.max_pool3d_with_indices_backward.default: pooling.max_pool_backward,
+    aten.avg_pool2d_backward.default: pooling.avg_pool2d_backward,
+    aten._adaptive_avg_pool2d_backward.default: pooling.adaptive_avg_pool2d_backward,
+    aten.upsample_bilinear2d_backward.default: resizing.upsample_bilinear2d_backward,
+    aten.embedding_dense_backward.default: embedding.embedding_dense_backward,
+    aten.native_dropout.default: randomness.native_dropout,
+    aten.bernoulli.default: randomness.bernoulli,
+    aten.bernoulli.p: randomness.bernoulli_p,
+    aten.bernoulli_.float: randomness.bernoulli_,
+    aten.empty.memory_format: randomness.zeros,
+    aten.empty_permuted.default: randomness.zeros_in_order,
+    aten.rand.default: randomness.rand,
+    aten.rand_like.default: randomness.rand_like,
+    aten.randn.default: randomness.randn,
+    aten.randn_like.default: randomness.randn_like,
+}
+
+
+def table() -> Table:
+    """Every operator that is taken apart before a step is written, and by what."""
+    return {**core_aten_decompositions(), **get_decompositions(_TORCHS_OWN), **_OURS}

@@ -1,0 +1,206 @@
+"""What the graphs of a training step compute: functions of named tensors.
+
+A name says what a tensor is: `p:` a parameter, `b:` a buffer, `v:` a value, `g:` the gradient of a value,
+`gp:` that of a parameter, `s:<boundary>:` the state of a synthesizer, `<slot>:` what an optimizer keeps of a
+parameter. What a graph returns under `new:` takes the place of what has the rest of that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from dni_fx.dni import DNI
+from dni_fx.exporters.training import synthesis
+from dni_fx.exporters.training.moves import Move
+from dni_fx.exporters.training.tracing import Shapes, plain_kernels
+from dni_fx.stage import Stage, carries_gradient
+from dni_fx.stateless import run_with
+
+Named = Mapping[str, Tensor]
+LEARNING_RATE, STEP, BATCH, CONTEXT, LOSS = "lr", "step", "batch", "context", "loss"
+
+
+@dataclass(frozen=True)
+class StageStep:
+    """One stage in a training step.
+
+    `moved` are the parameters that it moves, and `lent` those whose gradient it tells, since other stages
+    read them as well. `taught` are the values that it reads whose gradient somebody wants; `sent` are those
+    that it writes and that carry a gradient.
+    """
+
+    stage: Stage
+    moved: tuple[str, ...]
+    lent: tuple[str, ...]
+    taught: tuple[str, ...]
+    sent: tuple[str, ...]
+    move: Move
+    fixed: Mapping[str, Any]
+    """What it reads that is no tensor, and the same whatever the batch is."""
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What values are called that have another name than in the stage."""
+
+    def forward(self, given: Named) -> dict[str, Tensor]:
+        """What the stage writes, and its buffers after it."""
+        written, _, buffers = self._run(given, learns=False)
+        return {f"v:{name}": each for name, each in written.items()} | self._renewed(buffers, given)
+
+    def forward_alone(self, given: Named) -> dict[str, Tensor]:
+        """What the stage writes."""
+        return {f"v:{self._name(name)}": each for name, each in self._run(given, learns=False)[0].items()}
+
+    def backward(self, given: Named) -> dict[str, Tensor]:
+        """Its parameters after the step, and the gradients of what it has read, by those of what it sent."""
+        written, wanted, _ = self._run(given, learns=True)
+        sent = [name for name in self.sent if written[name].requires_grad]
+        return self._end(
+            given, wanted, [written[name] for name in sent], [given[f"g:{name}"] for name in sent]
+        )
+
+    def decoupled(self, dnis: Mapping[str, DNI], context: Callable[[Named], Tensor | None]) -> Any:
+        """The whole step of a stage that waits for nobody, as a function: forward, guess, and backward."""
+
+        def step(given: Named) -> dict[str, Tensor]:
+            written, wanted, buffers = self._run(given, learns=True)
+            found = {f"v:{name}": each.detach() for name, each in written.items()}
+            values: list[Tensor] = []
+            ups: list[Tensor] = []
+            for boundary, names in self.stage.crossings.items():
+                parts = [written[name] for name in names]
+                up = synthesis.guess_up(
+                    dnis[boundary],
+                    state_named(boundary, given),
+                    [part.detach() for part in parts],
+                    context(given),
+                    given[BATCH],
+                )
+                both = zip(parts, up, strict=True)
+                for value, gradient in both:
+                    if value.requires_grad:
+                        values.append(value)
+                        ups.append(gradient)
+            return found | self._end(given, wanted, values, ups) | self._renewed(buffers, given)
+
+        return step
+
+    def written(self, real: Named, fake: Named, shapes: Shapes) -> dict[str, tuple[Any, Any, bool]]:
+        """What the stage writes at the example, the same without data, and whether it carries a gradient."""
+        found = [self._run(real, learns=True, all_of_it=True)[0]]
+        with plain_kernels(), shapes.mode:
+            found.append(self._run(fake, learns=False, all_of_it=True)[0])
+        return {
+            name: (_bare(each), found[1][name], carries_gradient(each)) for name, each in found[0].items()
+        }
+
+    def _run(
+        self, given: Named, learns: bool, all_of_it: bool = False
+    ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+        """What it writes, the tensors that want a gradient by the names of these, and its buffers."""
+        parameters = {name: given[f"p:{name}"].detach() for name in self.stage.named_parameters()}
+        buffers = {name: given[f"b:{name}"].clone() for name in self.stage.named_buffers()}
+        reads = {
+            name: given[f"v:{self._name(name)}"].detach() if name not in self.fixed else self.fixed[name]
+            for name in self.stage.code.part.reads
+        }
+        wanted: dict[str, Tensor] = {}
+        if learns:
+            wanted = {f"gp:{name}": parameters[name].requires_grad_() for name in (*self.moved, *self.lent)}
+            wanted |= {f"g:{name}": reads[name].requires_grad_() for name in self.taught}
+        with torch.set_grad_enabled(learns):
+            written = run_with(self.stage, parameters, buffers, list(reads.values()))
+        kept = written if all_of_it else {n: v for n, v in written.items() if isinstance(v, Tensor)}
+        return kept, wanted, buffers
+
+    def _end(
+        self, given: Named, wanted: Mapping[str, Tensor], values: Sequence[Tensor], ups: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Gradients of what is wanted, and what is moved by them."""
+        found = torch.autograd.grad(values, list(wanted.values()), ups, allow_unused=True) if values else ()
+        gradients = {
+            name: torch.zeros_like(each) if gradient is None else gradient
+            for (name, each), gradient in zip(wanted.items(), found or [None] * len(wanted), strict=True)
+        }
+        told = {
+            name: each for name, each in gradients.items() if name[3:] not in self.moved or name[:2] == "g:"
+        }
+        return told | moved(self.move, {name: gradients[f"gp:{name}"] for name in self.moved}, given)
+
+    def _name(self, value: str) -> str:
+        return self.names.get(value, value)
+
+    def _renewed(self, buffers: Mapping[str, Tensor], given: Named) -> dict[str, Tensor]:
+        return {f"new:b:{name}": each for name, each in buffers.items()}
+
+
+def moved(move: Move, gradients: Named, given: Named) -> dict[str, Tensor]:
+    """Parameters after a step by these gradients, and what the optimizer keeps of them."""
+    found: dict[str, Tensor] = {}
+    for name, gradient in gradients.items():
+        kept = {slot: given[f"{slot}:{name}"] for slot in move.slots}
+        parameter, after = move.moved(given[f"p:{name}"], gradient, kept, given[LEARNING_RATE], given[STEP])
+        found[f"new:p:{name}"] = parameter
+        found |= {f"new:{slot}:{name}": each for slot, each in after.items()}
+    return found
+
+
+def state_named(boundary: str, given: Named) -> dict[str, Tensor]:
+    """The state of a synthesizer by its own names."""
+    head = f"s:{boundary}:"
+    return {name.removeprefix(head): each for name, each in given.items() if name.startswith(head)}
+
+
+def guess(dni: DNI, context: Callable[[Named], Tensor | None]) -> Any:
+    """What goes up at a boundary, as a function."""
+
+    def said(given: Named) -> dict[str, Tensor]:
+        values = [given[f"v:{name}"] for name in dni.spec.names]
+        ups = synthesis.guess_up(dni, state_named(dni.spec.name, given), values, context(given), given[BATCH])
+        return {f"g:{name}": each for name, each in zip(dni.spec.names, ups, strict=True)}
+
+    return said
+
+
+def learn(dni: DNI, context: Callable[[Named], Tensor | None]) -> Any:
+    """The state of a synthesizer after it has heard of the true gradients, as a function."""
+
+    def heard(given: Named) -> dict[str, Tensor]:
+        values = [given[f"v:{name}"] for name in dni.spec.names]
+        truths = [given[f"g:{name}"] for name in dni.spec.names]
+        state = state_named(dni.spec.name, given)
+        found = synthesis.learned(dni, state, values, context(given), given[BATCH], truths)
+        return {f"new:s:{dni.spec.name}:{key}": each for key, each in found.items()}
+
+    return heard
+
+
+def loss(
+    function: Callable[[Any, Any], Tensor], spec: pytree.TreeSpec, result: Sequence[Any], target: Any
+) -> Any:
+    """The loss of the model's outputs, and their gradients, as a function.
+
+    `result` is the flat list of outputs with a name for each that is a value, and `target` the tree of names of
+    the targets.
+    """
+
+    def judged(given: Named) -> dict[str, Tensor]:
+        values = {each: given[f"v:{each}"].detach() for each in result if isinstance(each, str)}
+        live = {name: each.requires_grad_() for name, each in values.items() if each.is_floating_point()}
+        flat = [values[each] if isinstance(each, str) else each for each in result]
+        targets = pytree.tree_map(lambda name: given[name], target)
+        found = function(pytree.tree_unflatten(flat, spec), targets)
+        gradients = torch.autograd.grad(found, list(live.values()), allow_unused=True)
+        both = zip(live.items(), gradients, strict=True)
+        told = {f"g:{name}": torch.zeros_like(v) if g is None else g for (name, v), g in both}
+        return {LOSS: found.detach().reshape(())} | told
+
+    return judged
+
+
+def _bare(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

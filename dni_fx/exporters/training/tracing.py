@@ -1,0 +1,117 @@
+"""A function of named tensors as a program of plain operators, its gradients worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dni_fx.exporters.training.decompositions import randomness, table
+
+Function = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""Tensors by name to tensors by name."""
+
+SEED = "seed"
+"""The argument by which random numbers are drawn, in a function that draws some."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A program, and the names of what it takes and returns, in its order."""
+
+    program: ExportedProgram
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Shapes:
+    """Tensors without data, in which sizes that follow the batch are symbols.
+
+    Equal sizes that vary have one symbol, so a batch is one in all inputs of a model.
+    """
+
+    def __init__(self) -> None:
+        self.mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+
+    def of(self, tensor: Tensor, varying: frozenset[int] = frozenset()) -> Tensor:
+        """A tensor of this shape, of which these dimensions vary."""
+        sizes = [DimDynamic.DUCK if at in varying else DimDynamic.STATIC for at in range(tensor.dim())]
+        context: Any = StatelessSymbolicContext(
+            dynamic_sizes=sizes,
+            dynamic_strides=[DimDynamic.INFER_STRIDE] * tensor.dim(),
+            constraint_sizes=[None] * tensor.dim(),  # pyright: ignore[reportArgumentType]
+        )
+        return self.mode.from_tensor(tensor.detach(), symbolic_context=context)
+
+    def another(self, tensor: Tensor) -> Tensor:
+        """One more tensor of the same shape."""
+        with self.mode:
+            return torch.empty_like(tensor)
+
+
+def trace(function: Function, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Traced:
+    """The program of a function, whose arguments are like the `fake` ones; it is made at the `real` ones.
+
+    Operators that ONNX lacks are taken apart, random ones by the argument `seed`. An argument that nothing hangs
+    on is none of the program's.
+    """
+    names, made = list(real), list[str]()
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(names, tensors, strict=True))
+        seed = given.get(SEED)
+        with randomness.drawing(torch.zeros((), dtype=torch.int64) if seed is None else seed):
+            found = function(given)
+        made[:] = list(found)
+        return tuple(each.clone() for each in found.values())  # what is returned as it came needs a node
+
+    with plain_kernels():
+        module = make_fx(flat, decomposition_table=table(), tracing_mode="fake", _allow_non_fake_inputs=True)(
+            *(fake[name] for name in names)
+        )
+    module.graph.eliminate_dead_code()
+    used = [bool(node.users) for node in module.graph.find_nodes(op="placeholder")]
+    kept = [name for name, is_used in zip(names, used, strict=True) if is_used]
+    for node, is_used in zip(module.graph.find_nodes(op="placeholder"), used, strict=True):
+        if not is_used:
+            module.graph.erase_node(node)
+    module.recompile()
+    shapes = tuple(
+        {at: Dim.AUTO for at, size in enumerate(fake[name].shape) if isinstance(size, torch.SymInt)}
+        for name in kept
+    )
+    with torch.no_grad():
+        program = torch.export.export(
+            _Wrapped(module),
+            tuple(real[name].detach() for name in kept),
+            dynamic_shapes={"tensors": shapes},
+            strict=False,
+        )
+    return Traced(program, tuple(kept), tuple(made))
+
+
+@contextmanager
+def plain_kernels() -> Generator[None]:
+    """Inside, layers are made of operators that many have, and not of one that does it all at once."""
+    # Recurrent layers are taken apart by the dispatcher in Python, and else want to know sizes.
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False), enable_python_dispatcher():
+        yield
+
+
+class _Wrapped(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.module(*tensors)
