@@ -36,7 +36,8 @@ class Distributed(Runtime):
     step ends when they have come, and equals one of `local` to the bit, if that has its `streams`. If it is
     `deterministic`, gradients count just `lag` steps later and not as soon as they come, so that a run can be
     repeated. A parameter that stages of several processes read is moved by the last of them, with the sum of
-    their gradients; a process that reads it has it as it was `lag` steps ago at the latest.
+    their gradients; a process that reads it has it as it was `lag` steps ago at the latest. Where such
+    gradients are those of several batches, each process adds up its own, which rounds otherwise than `local`.
 
     With `replicas`, so many processes have each stage, and train it on equal parts of every batch: with two
     of them, the stages lie on half of the processes. Gradients are averaged, as in data parallel training.

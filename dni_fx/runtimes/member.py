@@ -273,6 +273,8 @@ class Member(Led):
     @override
     def renew(self) -> None:
         self.settle()
+        self.updates.forget()  # the first process does, and none waits for gradients that it has not
+        self.reports.begin()
         self.holding.take()
         self._gathered = -1
         self.start.renew()
