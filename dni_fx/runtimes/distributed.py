@@ -16,6 +16,7 @@ from dni_fx.distributed.post import Post
 from dni_fx.distributed.processes import joined, own_device
 from dni_fx.errors import StageError
 from dni_fx.runtimes.base import Runtime, Worker
+from dni_fx.runtimes.likeness import of_recipe
 from dni_fx.runtimes.local import Local
 from dni_fx.runtimes.member import Member
 from dni_fx.runtimes.recipe import Recipe
@@ -84,18 +85,9 @@ class Distributed(Runtime):
                 "bfloat16."
             )
         post = Post(wire, next(_RUNS), own_device())
-        post.agree("versions", _versions() | {"runtime": str(self)} | _facts(recipe))
+        post.agree("versions", _versions() | {"runtime": str(self)} | of_recipe(recipe))
         return Member(cut, recipe, self, post)
 
 
 def _versions() -> dict[str, Any]:
     return {"dni_fx": version("dni-fx"), "torch": str(torch.__version__), "files": VERSION}
-
-
-def _facts(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "accumulate": recipe.accumulate,
-        "clip": recipe.clip,
-        "autocast": str(recipe.autocast),
-        "per_epoch": recipe.per_epoch,
-    }
