@@ -16,6 +16,7 @@ from dni_fx.distributed.post import Post
 from dni_fx.distributed.processes import joined, own_device
 from dni_fx.errors import StageError
 from dni_fx.runtimes.base import Runtime, Worker
+from dni_fx.runtimes.likeness import of_recipe
 from dni_fx.runtimes.local import Local
 from dni_fx.runtimes.member import Member
 from dni_fx.runtimes.recipe import Recipe
@@ -36,7 +37,8 @@ class Distributed(Runtime):
     step ends when they have come, and equals one of `local` to the bit, if that has its `streams`. If it is
     `deterministic`, gradients count just `lag` steps later and not as soon as they come, so that a run can be
     repeated. A parameter that stages of several processes read is moved by the last of them, with the sum of
-    their gradients; a process that reads it has it as it was `lag` steps ago at the latest.
+    their gradients; a process that reads it has it as it was `lag` steps ago at the latest. Where such
+    gradients are those of several batches, each process adds up its own, which rounds otherwise than `local`.
 
     With `replicas`, so many processes have each stage, and train it on equal parts of every batch: with two
     of them, the stages lie on half of the processes. Gradients are averaged, as in data parallel training.
@@ -83,18 +85,9 @@ class Distributed(Runtime):
                 "bfloat16."
             )
         post = Post(wire, next(_RUNS), own_device())
-        post.agree("versions", _versions() | {"runtime": str(self)} | _facts(recipe))
+        post.agree("versions", _versions() | {"runtime": str(self)} | of_recipe(recipe))
         return Member(cut, recipe, self, post)
 
 
 def _versions() -> dict[str, Any]:
     return {"dni_fx": version("dni-fx"), "torch": str(torch.__version__), "files": VERSION}
-
-
-def _facts(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "accumulate": recipe.accumulate,
-        "clip": recipe.clip,
-        "autocast": str(recipe.autocast),
-        "per_epoch": recipe.per_epoch,
-    }

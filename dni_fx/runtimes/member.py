@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from dni_fx.runtimes.base import Outcome
 from dni_fx.runtimes.holding import Holding
 from dni_fx.runtimes.led import Led
 from dni_fx.runtimes.leg import Leg
+from dni_fx.runtimes.likeness import of_graph
 from dni_fx.runtimes.manners import Manners
 from dni_fx.runtimes.needed import Needed
 from dni_fx.runtimes.pieces import own_state
@@ -35,7 +34,6 @@ from dni_fx.runtimes.start import Start
 from dni_fx.runtimes.tied import Tied
 from dni_fx.runtimes.walk import Manner
 from dni_fx.runtimes.whole import Whole
-from passes import Plan
 from passes.switches import switches_kept
 
 
@@ -88,7 +86,7 @@ class Member(Led):
         call = self.opened(args, kwargs)
         graph = self.settled(call, self._capturing, self.runtime.name)
         self.anew.settle(self.number)
-        tied = self._tied(graph)
+        tied = self._tied(graph, context is not None)
         self.start.give([each.route for each in self._ties], self.number)
         if self.holding.is_whole:
             self.holding.let_go([each.route.graph for each in self._ties], tied.route.within)
@@ -149,7 +147,7 @@ class Member(Led):
             self._gather(alone=False)
         yield
 
-    def _tied(self, graph: CutGraph) -> Tied:
+    def _tied(self, graph: CutGraph, shows_labels: bool) -> Tied:
         for known in self._ties:
             if known.route.graph is graph:
                 return known
@@ -161,9 +159,7 @@ class Member(Led):
         self._refuse()  # which knows of synthesizers now
         route = Route(graph, self.post.rank, self.post.size)
         route.refuse_other_owners(known.route for known in self._ties)
-        plan = cutting_of(self.cut).plan
-        assert isinstance(plan, Plan)
-        self.world.agree(f"graph {self.number}", _facts_of(graph, plan))
+        self.world.agree(f"graph {self.number}", of_graph(self.cut, graph, shows_labels))
         self.settle()
         self._ties.append(made := Tied(route, self.post))
         return made
@@ -273,16 +269,8 @@ class Member(Led):
     @override
     def renew(self) -> None:
         self.settle()
+        self.updates.forget()  # the first process does, and none waits for gradients that it has not
+        self.reports.begin()
         self.holding.take()
         self._gathered = -1
         self.start.renew()
-
-
-def _facts_of(graph: CutGraph, plan: Plan) -> dict[str, Any]:
-    """What must be the same everywhere for stages to fit together."""
-    text = json.dumps(sorted((str(anchor), stage) for anchor, stage in plan.stage_of.items()))
-    return {
-        "plan": f"{plan.summary} ({hashlib.sha256(text.encode()).hexdigest()[:12]})",
-        "boundaries": [[spec.name, spec.producer, *spec.consumers] for spec in graph.marked.specs],
-        "inputs": [list(shape) for shape in graph.capture.shapes],
-    }

@@ -86,7 +86,7 @@ def options_of(optimizer: Optimizer) -> dict[str, str]:
     found: dict[str, str] = {}
     for at, group in enumerate(optimizer.param_groups):
         where = f" of group {at}" if at else ""
-        found |= {f"{key}{where}": each for key, each in _shown(group).items() if key != "params"}
+        found |= {f"{key}{where}": each for key, each in shown(group).items() if key != "params"}
     return found
 
 
@@ -95,10 +95,10 @@ def _options_of_schedule(scheduler: LRScheduler | None) -> dict[str, str]:
     if scheduler is None:
         return {}
     asked = inspect.signature(type(scheduler)).parameters.keys() - {"last_epoch"}
-    return _shown({key: value for key, value in scheduler.state_dict().items() if key in asked})
+    return shown({key: value for key, value in scheduler.state_dict().items() if key in asked})
 
 
-def _shown(options: Mapping[str, Any]) -> dict[str, str]:
+def shown(options: Mapping[str, Any]) -> dict[str, str]:
     """Those of the values whose text says what they are."""
     plain = {
         key: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value

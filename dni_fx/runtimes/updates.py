@@ -159,8 +159,8 @@ class Updates:
     def forget(self) -> None:
         """Let go of gradients that wait: of a run that was broken off."""
         self.batches = 0
-        for owned in self.owned.values():
-            owned.optimizer.zero_grad()
+        for parameter in self.cut.parameters():  # of several processes, another one may be to move it
+            parameter.grad = None
 
     def end_epoch(self, loss: float) -> None:
         """Move the schedulers that move after epochs, or when this loss falls no more.
