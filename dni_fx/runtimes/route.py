@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
 from dni_fx.cut_graph import CutGraph
 from dni_fx.errors import StageError
 from dni_fx.runtimes.staged import last_readers
+from passes import Plan
 from passes.split_stages import Name
 from passes.words import counted
 
@@ -180,6 +184,15 @@ class Route:
                 f"in this call of the model {', '.join(moved)} would be moved by another process than "
                 "before. Keep what reads it in one stage: together= in the policy. Or use the local runtime."
             )
+
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """What must be the same on all ranks for their stages to fit together."""
+        text = json.dumps(sorted((str(anchor), stage) for anchor, stage in plan.stage_of.items()))
+        return {
+            "plan": f"{plan.summary} ({hashlib.sha256(text.encode()).hexdigest()[:12]})",
+            "boundaries": [[spec.name, spec.producer, *spec.consumers] for spec in self.graph.marked.specs],
+            "inputs": [list(shape) for shape in self.graph.capture.shapes],
+        }
 
     @cached_property
     def _ranks_of_parameters(self) -> Mapping[str, tuple[int, ...]]:
