@@ -40,6 +40,10 @@ class Moved(abc.ABC):
         """
 
     @abc.abstractmethod
+    def step(self, optimizer: Optimizer) -> None:
+        """Have an optimizer move what it has gradients of."""
+
+    @abc.abstractmethod
     def clip(self, parameters: Iterable[nn.Parameter], most: float) -> None:
         """Bound the norm of the gradients of all of these together."""
 
@@ -67,6 +71,10 @@ class Undivided(Moved):
     @override
     def gathered(self, tree: _T, alone: bool) -> _T:
         return tree
+
+    @override
+    def step(self, optimizer: Optimizer) -> None:
+        optimizer.step()
 
     @override
     def clip(self, parameters: Iterable[nn.Parameter], most: float) -> None:

@@ -10,16 +10,19 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.experimental import implicit_replication
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from dni_fx.distributed.collectives import gathered
 from dni_fx.distributed.post import Post
-from dni_fx.errors import StageError
+from dni_fx.errors import StageError, first_line
 from dni_fx.runtimes.moved import Moved
 from dni_fx.runtimes.sharded import Sharded, local_of, rows_of
 
 _T = TypeVar("_T")
+
+_ADVICE = "Train without shards, or choose an optimizer that moves each number by itself, such as Adam."
 
 
 class Parts(Moved):
@@ -52,7 +55,6 @@ class Parts(Moved):
                     kept = optimizer.state.pop(parameter)
                     optimizer.state[part] = {key: self._part(part, value) for key, value in kept.items()}
             group["params"] = [self.of(parameter) for parameter in group["params"]]
-        optimizer.register_step_post_hook(lambda *of: _refuse_other_state(optimizer))
 
     @override
     def divided(self, optimizer: Optimizer, state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -77,6 +79,20 @@ class Parts(Moved):
         told = list(gathering("moments", [local_of(each) for each in parts]))
         whole = {part: torch.cat(rows) for part, *rows in zip(parts, *told, strict=True)} if told else {}
         return pytree.tree_map_only(DTensor, lambda part: whole.get(part, part), tree)
+
+    @override
+    def step(self, optimizer: Optimizer) -> None:
+        moves = [each for group in optimizer.param_groups for each in group["params"]]
+        if not any(isinstance(each, DTensor) for each in moves):
+            optimizer.step()
+            return
+        try:
+            with implicit_replication():  # where it moves many tensors at once, and some are whole
+                optimizer.step()
+        except RuntimeError as error:
+            kind, why = type(optimizer).__name__, first_line(error).rstrip(".")
+            raise StageError(f"{kind} cannot move weights that replicas share: {why}. {_ADVICE}") from error
+        _refuse_other_state(optimizer)
 
     @override
     @torch.no_grad()
@@ -124,6 +140,5 @@ def _refuse_other_state(optimizer: Optimizer) -> None:
             if value.shape != part.shape or placements != part.placements:
                 raise StageError(
                     f"{type(optimizer).__name__} keeps {key} of shape {tuple(value.shape)} for a parameter "
-                    f"of shape {tuple(part.shape)}, which cannot be shared like it. Train without shards, or "
-                    "choose an optimizer that moves every number by itself."
+                    f"of shape {tuple(part.shape)}, which cannot be shared like it. {_ADVICE}"
                 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -30,7 +32,6 @@ class Replicas:
                 f"{ranks} processes do not make {count} replicas of the same number of processes each."
             )
         self.count, self.number = count, 0
-        self.mesh: DeviceMesh | None = None
         self.pipeline, self.post = list(range(ranks)), world.among([world.rank])
         if count == 1:
             return
@@ -39,8 +40,17 @@ class Replicas:
         )
         self.number = mesh.get_local_rank("replica")
         self.pipeline = mesh["stage"].mesh.tolist()
-        self.mesh = mesh["replica"]
-        self.post = world.among(self.mesh.mesh.tolist())
+        self.post = world.among(mesh["replica"].mesh.tolist())
+        self._columns: list[list[int]] = mesh.mesh.T.tolist()
+
+    def mesh_of_shards(self) -> DeviceMesh:
+        """This process and its replicas, for tensors of which each has a part: all processes ask for it.
+
+        What torch sends on it waits for a process for no longer than the wire does.
+        """
+        patience = timedelta(seconds=self.post.wire.patience)
+        group, _ = dist.new_subgroups_by_enumeration(self._columns, timeout=patience)
+        return DeviceMesh.from_group(group, self.post.device.type)
 
     def share(self, tree: Any) -> Any:
         """This replica's part of a batch: of every tensor that has as many rows as the first one.

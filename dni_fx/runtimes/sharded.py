@@ -48,7 +48,7 @@ class Sharded(nn.Module):
 
     @override
     def forward(self, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What a stage writes, run with whole parameters. What is a view of them is copied: they go again."""
+        """What a stage writes, run with whole parameters. What is in their memory is a copy, as that goes."""
         self._hooks = []
         for original, whole in zip(self.originals, self.parameters(), strict=True):
             original.data = whole.data
@@ -56,8 +56,9 @@ class Sharded(nn.Module):
         memory = {each.untyped_storage().data_ptr() for each in self.originals}
 
         def kept(value: Tensor) -> Tensor:
-            is_plain = value.layout == torch.strided
-            return value.clone() if is_plain and value.untyped_storage().data_ptr() in memory else value
+            if value.layout == torch.strided and value.untyped_storage().data_ptr() in memory:
+                return value.clone()
+            return _Unviewed.apply(value) if value.requires_grad and value._is_view() else value
 
         return pytree.tree_map_only(Tensor, kept, run())
 
@@ -138,6 +139,28 @@ def rows_of(tensor: Tensor, rank: int, count: int) -> Tensor:
 def _hand_over(whole: nn.Parameter, original: Tensor) -> None:
     whole.grad = added([whole.grad, original.grad])
     original.grad = None
+
+
+class _Unviewed(torch.autograd.Function):
+    """The identity. FSDP warns of views: it hears of no gradient of one that is written to later.
+
+    What a stage writes is not written to by others, which have a copy for that.
+    """
+
+    @staticmethod
+    @override
+    def forward(value: Tensor) -> Tensor:
+        return value.detach()
+
+    @staticmethod
+    @override
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        return
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return grad_outputs[0]
 
 
 class _Wired:

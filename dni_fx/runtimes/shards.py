@@ -40,12 +40,11 @@ class Shards:
             self._share()
 
     def _share(self) -> None:
-        mesh = self.replicas.mesh
-        assert mesh is not None
         from dni_fx.runtimes.parts import Parts  # these take half a second, and few runs want them
         from dni_fx.runtimes.sharded import Sharded
 
-        parts = self.moved = Parts(self.replicas.post)
+        parts, mesh = Parts(self.replicas.post), self.replicas.mesh_of_shards()
+        self.moved = parts
 
         def make(parameters: list[nn.Parameter], topic: str) -> Sharded:
             made = Sharded(parameters, mesh, self.replicas.post, topic)

@@ -248,7 +248,7 @@ class Updates:
         # all the same, and tells it while it does that there is nothing to do.
         hook = optimizer.register_step_post_hook(lambda *of: skips.append(getattr(optimizer, "found_inf", 0)))
         if self.scaler is None:
-            optimizer.step()
+            self.moved.step(optimizer)
         elif has_gradients:
             self.scaler.step(optimizer)
         hook.remove()

@@ -1,12 +1,18 @@
 """Replicas that share the weights of their stages learn what replicas with whole ones learn."""
 
+import os
+import signal
+import time
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import dni_fx
+from dni_fx.training.parts import read_parts
 from tests.processes import run_ranks
-from tests.shared_runs import WIDTH, loader, net
+from tests.shared_runs import WIDTH, assert_equal_trees, loader, net
 
 PLAIN, SHARDED = "distributed:replicas=2,lag=0", "distributed:replicas=2,shards=true,lag=0"
 
@@ -52,3 +58,69 @@ def test_two_replicas_that_share_weights_equal_two_with_whole_ones(optimizer):
     options = {"optimizer": optimizer}
     whole, shared = (run_ranks(fitted, 4, runtime, 2, options, {}) for runtime in (PLAIN, SHARDED))
     same(shared, whole)
+
+
+@pytest.mark.parametrize(
+    "options", [{"clip": 0.05}, {"accumulate": 4}, {"accumulate": 4, "clip": 0.5}], ids=str
+)
+def test_clipped_and_accumulated_gradients_differ_by_the_order_of_sums(options):
+    whole, shared = (run_ranks(fitted, 4, runtime, 2, options, {}) for runtime in (PLAIN, SHARDED))
+    same(shared, whole, rtol=1e-12, atol=1e-12)
+
+
+def lasting(rank, runtime, epochs, path):
+    """What a run of so many epochs keeps, going on from its checkpoint."""
+    trainer = trainer_for(runtime)
+    trainer.fit(loader(), epochs, progress=False, checkpoint=path, resume=True, validation=loader(False))
+    state = trainer.state_dict()
+    return {"model": state["model"], "updates": state["updates"]}
+
+
+def kept_in(path):
+    """The weights and optimizers in a checkpoint, by process."""
+    return [[part["model"], part["optimizers"]] for part in read_parts(Path(path))]
+
+
+def test_a_run_goes_on_with_shards_and_without_and_keeps_the_same(tmp_path):
+    one, other = str(tmp_path / "one.ckpt"), str(tmp_path / "other.ckpt")
+    for epochs, runtime in enumerate((SHARDED, PLAIN, SHARDED, SHARDED), 1):
+        ours = run_ranks(lasting, 4, runtime, epochs, one)
+        theirs = run_ranks(lasting, 4, PLAIN, epochs, other)
+        for mine, whole in zip(ours, theirs, strict=True):
+            assert not isinstance(mine, str), mine
+            assert_equal_trees(mine, whole)
+        assert_equal_trees(*map(kept_in, (one, other)))
+    alone = [lasting(0, "local:streams=true", 5, path) for path in (one, other)]
+    assert_equal_trees(*alone)
+    back = run_ranks(lasting, 4, SHARDED, 6, one)
+    assert_equal_trees(back[0], run_ranks(lasting, 4, PLAIN, 6, other)[3])
+
+
+def broken(rank, who, how):
+    trainer = trainer_for(f"{SHARDED},patience=4")
+    if rank == who:
+        lose(trainer, how)
+    trainer.fit(loader(), 4, progress=False)
+
+
+def lose(trainer, how):
+    """Have this process end, or fall silent, in the backward pass of its first stage: others wait for its part."""
+    once = trainer.worker.shards.run
+
+    def run(stage, reads):
+        written = once(stage, reads)
+        if trainer.steps == 7:
+            os.kill(os.getpid(), how)
+        return written
+
+    trainer.worker.shards.run = run
+
+
+@pytest.mark.parametrize("who", [0, 2, 3])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "silent"])
+def test_when_a_replica_is_lost_the_others_end_and_say_so(who, how):
+    begun = time.monotonic()
+    found = run_ranks(broken, 4, who, how, silent=who)
+    assert time.monotonic() - begun < 60
+    for rank, each in enumerate(found):
+        assert rank == who or f"rank {who} is gone" in each or "failed" in each, each
