@@ -50,6 +50,7 @@ class Replicas:
         """
         patience = timedelta(seconds=self.post.wire.patience)
         group, _ = dist.new_subgroups_by_enumeration(self._columns, timeout=patience)
+        assert isinstance(group, dist.ProcessGroup)
         return DeviceMesh.from_group(group, self.post.device.type)
 
     def share(self, tree: Any) -> Any:

@@ -30,10 +30,12 @@ class Sharded(nn.Module):
     gradients are handed to FSDP, which leaves the mean over the replicas in `parts`, rows of each parameter.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], mesh: DeviceMesh, post: Post, topic: str) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], mesh: DeviceMesh, post: Post, stage: int, number: int
+    ) -> None:
         super().__init__()
         self.originals = tuple(parameters)
-        self.post, self.topic = post, topic
+        self.post, self.stage, self.number = post, stage, number
         self.is_whole = True
         self._hooks: list[RemovableHandle] = []
         for at, each in enumerate(self.originals):
@@ -42,8 +44,8 @@ class Sharded(nn.Module):
         made.set_reshard_after_backward(False)  # the originals look into that memory until `rest`
         made.set_gradient_divide_factor(1.0)
         made.set_force_sum_reduction_for_comms(True)
-        made.set_custom_all_gather(cast(Any, _Gather(post, f"shards {topic}")))
-        made.set_custom_reduce_scatter(cast(Any, _Mean(post, f"gradients {topic}")))
+        made.set_custom_all_gather(cast(Any, _Gather(post, f"shards {number}")))
+        made.set_custom_reduce_scatter(cast(Any, _Mean(post, f"gradients {number}")))
         self.parts = tuple(self.parameters())
 
     @override
@@ -72,7 +74,7 @@ class Sharded(nn.Module):
         self.drop()
         if lost:
             raise StageError(
-                f"gradients of stage {self.topic} were computed of which FSDP has seen nothing: no output of "
+                f"gradients of stage {self.stage} were computed of which FSDP has seen nothing: no output of "
                 "the stage has one. Train it without shards."
             )
 
@@ -91,9 +93,9 @@ class Sharded(nn.Module):
         if not self.is_whole:
             return
         for original, part in zip(self.originals, self.parts, strict=True):
-            if (original.dtype, original.device.type) != (part.dtype, part.device.type):
+            if (original.dtype, original.device) != (part.dtype, part.device):
                 raise StageError(
-                    f"weights of stage {self.topic} are {original.dtype} on {original.device} now, and their "
+                    f"weights of stage {self.stage} are {original.dtype} on {original.device} now, and their "
                     f"shards {part.dtype} on {part.device}. Convert the model before it is trained."
                 )
             part.requires_grad_(original.requires_grad)
@@ -106,7 +108,7 @@ class Sharded(nn.Module):
         """Have the parameters whole in all replicas, or `alone` in the first: all do it at once."""
         self.begin()  # they may have been written to meanwhile
         gathering = self.post.collected if alone else self.post.exchanged
-        told = list(gathering(f"whole {self.topic}", [local_of(part) for part in self.parts]))
+        told = list(gathering(f"rows {self.number}", [local_of(part) for part in self.parts]))
         if not told:
             return
         for original, *rows in zip(self.originals, *told, strict=True):

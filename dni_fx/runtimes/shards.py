@@ -33,7 +33,7 @@ class Shards:
         self.replicas = replicas
         self.moved: Moved = Undivided()
         self.originals: dict[nn.Parameter, Sharded] = {}
-        self._make: Callable[[list[nn.Parameter], str], Sharded] | None = None
+        self._make: Callable[[list[nn.Parameter], int], Sharded] | None = None
         self._used: dict[Stage, list[Sharded]] = {}
         self._seen: set[nn.Parameter] = set()
         if wanted:
@@ -46,8 +46,8 @@ class Shards:
         parts, mesh = Parts(self.replicas.post), self.replicas.mesh_of_shards()
         self.moved = parts
 
-        def make(parameters: list[nn.Parameter], topic: str) -> Sharded:
-            made = Sharded(parameters, mesh, self.replicas.post, topic)
+        def make(parameters: list[nn.Parameter], stage: int) -> Sharded:
+            made = Sharded(parameters, mesh, self.replicas.post, stage, len(self.all))
             parts.add(made)
             return made
 
@@ -75,7 +75,7 @@ class Shards:
             alone = set(alone_in_memory(self.cut, mine))
             for kind in dict.fromkeys(each.dtype for each in mine):
                 alike = [each for each in mine if each in alone and each.dtype == kind]
-                made = [self._make(alike, f"{stage.index} {len(self.all)}")] if alike else []
+                made = [self._make(alike, stage.index)] if alike else []
                 self.originals |= {each: sharded for sharded in made for each in alike}
             self._used[stage] = list(
                 dict.fromkeys(self.originals[each] for each in stage.parameters() if each in self.originals)

@@ -12,6 +12,7 @@ from tests.conformance.test_runtimes import sgd
 from tests.dni_fx.test_distributed import Two, doubled, loss_of
 from tests.processes import run_ranks
 from tests.stirred import stirred_zoo
+from tests.test_checkpoints import blocks
 
 PLAIN, SHARDED = "distributed:lag=0,replicas=2", "distributed:lag=0,replicas=2,shards=true"
 
@@ -73,22 +74,24 @@ def test_stages_with_shared_weights_compute_what_whole_ones_do(interface):
 
 
 class Own(nn.Module):
-    """Returns a weight of its own beside what it computes; one has too few rows to be shared."""
+    """Returns a weight beside what it computes; one has too few rows to be shared, some have fewer bits."""
 
     def __init__(self):
         super().__init__()
-        self.one, self.two = nn.Linear(6, 5), nn.Linear(5, 6)
-        self.scale = nn.Parameter(torch.full((1, 6), 1.5))
+        self.one, self.two = nn.Linear(6, 5).double(), nn.Linear(5, 6).double()
+        self.low = nn.Linear(5, 5)
+        self.scale = nn.Parameter(torch.full((1, 6), 1.5, dtype=torch.float64))
 
     def forward(self, x):
         x = self.one(x)
+        x = x + self.low(x.float()).double()
         return self.two(x) * self.scale, self.one.weight.t()
 
 
 def own(rank, runtime, replicas, optimizer):
     torch.manual_seed(0)
     x = torch.randn(6, 6, dtype=torch.float64)
-    cut = dni_fx.decouple(Own().double(), (x,), plan="at:after=one", synthesizer="linear")
+    cut = dni_fx.decouple(Own(), (x,), plan="at:after=one", synthesizer="linear")
     return stepped(cut, (x,), f"{runtime},replicas={replicas}", OPTIMIZERS[optimizer])
 
 
@@ -107,7 +110,7 @@ def test_rows_that_cannot_be_shared_evenly_and_weights_among_the_outputs_are_tra
     )
     for mine, other in zip(shared, whole, strict=True):
         assert_the_same(mine, other)
-    assert shared[0][2] == 4
+    assert shared[0][2] == 6
 
 
 def test_an_optimizer_that_needs_whole_weights_is_refused():
@@ -117,6 +120,21 @@ def test_an_optimizer_that_needs_whole_weights_is_refused():
         for each in found
     )
     assert any("such as Adam" in each for each in found)
+
+
+def recomputed(rank, runtime, is_reentrant):
+    torch.manual_seed(0)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    cut = dni_fx.decouple(blocks(is_reentrant).double(), (x,), plan="bottleneck:stages=3")
+    return stepped(cut, (x,), runtime)
+
+
+@pytest.mark.parametrize("is_reentrant", [True, False])
+def test_a_stage_that_computes_again_in_backward_has_whole_weights_there(is_reentrant):
+    whole, shared = (run_ranks(recomputed, 2, runtime, is_reentrant) for runtime in (PLAIN, SHARDED))
+    for mine, other in zip(shared, whole, strict=True):
+        assert_the_same(mine, other)
+    assert shared[0][2] == 8
 
 
 def held(rank, runtime):
@@ -194,6 +212,45 @@ def again(rank):
 def test_a_graph_in_which_other_stages_read_shared_weights_is_refused():
     found = run_ranks(again, 2)
     assert all(each.startswith("StageError: stages [0, 1] read in this call") for each in found), found
+
+
+def converted(rank):
+    x = torch.randn(8, 6)
+    cut = dni_fx.decouple(Again(), (x,), plan="at:after=one", synthesizer="linear")
+    worker = parse(SHARDED, RUNTIMES).start(cut, Recipe(loss_of, sgd))
+    worker.step((x,), {}, torch.ones(()), None)
+    worker.gather()
+    cut.double()
+    worker.step((x.double(),), {}, torch.ones(()), None)
+
+
+def test_a_model_that_is_converted_after_its_weights_were_shared_is_refused():
+    found = run_ranks(converted, 2)
+    assert all("are torch.float64 on cpu now, and their shards torch.float32" in each for each in found), (
+        found
+    )
+
+
+class Box:
+    """Hides a tensor."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def unheard(rank):
+    x = torch.randn(8, 6)
+    cut = dni_fx.decouple(Again(), (x,), plan="at:after=one", synthesizer="linear")
+    worker = parse(SHARDED, RUNTIMES).start(cut, Recipe(loss_of, sgd))
+    worker.step((x,), {}, torch.ones(()), None)
+    sharded = worker.shards.all[0]
+    sharded(lambda: {"box": Box(sharded.originals[0].sum())})["box"].value.backward()
+    sharded.rest()
+
+
+def test_gradients_that_do_not_come_to_the_other_replicas_are_not_lost_in_silence():
+    found = run_ranks(unheard, 2)
+    assert all("gradients of stage 0 were computed of which FSDP has seen nothing" in each for each in found)
 
 
 def test_shards_without_replicas_are_refused():
