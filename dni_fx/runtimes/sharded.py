@@ -36,7 +36,7 @@ class Sharded(nn.Module):
         super().__init__()
         self.originals = tuple(parameters)
         self.post, self.stage, self.number = post, stage, number
-        self.is_whole = True
+        self.is_whole, self._is_running = True, False
         self._hooks: list[RemovableHandle] = []
         for at, each in enumerate(self.originals):
             self.register_parameter(str(at), nn.Parameter(each.detach(), each.requires_grad))
@@ -51,10 +51,12 @@ class Sharded(nn.Module):
     @override
     def forward(self, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a stage writes, run with whole parameters. What is in their memory is a copy, as that goes."""
-        self._hooks = []
+        self._is_running = True
         for original, whole in zip(self.originals, self.parameters(), strict=True):
             original.data = whole.data
-            self._hooks.append(original.register_post_accumulate_grad_hook(partial(_hand_over, whole)))
+            if original.requires_grad:
+                hand_over = partial(_hand_over, whole)
+                self._hooks.append(original.register_post_accumulate_grad_hook(hand_over))
         memory = {each.untyped_storage().data_ptr() for each in self.originals}
 
         def kept(value: Tensor) -> Tensor:
@@ -80,8 +82,9 @@ class Sharded(nn.Module):
 
     def drop(self) -> None:
         """Let go of the whole again, whatever has become of the gradients."""
-        if not self._hooks:
+        if not self._is_running:
             return
+        self._is_running = False
         while self._hooks:
             self._hooks.pop().remove()
         self._let_go()

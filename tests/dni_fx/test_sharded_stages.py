@@ -1,5 +1,10 @@
 """A process keeps its part of what replicas share, whatever stages do with it."""
 
+import os
+import signal
+import time
+from functools import partial
+
 import pytest
 import torch
 import torch.utils._pytree as pytree
@@ -120,6 +125,44 @@ def test_an_optimizer_that_needs_whole_weights_is_refused():
         for each in found
     )
     assert any("such as Adam" in each for each in found)
+
+
+class ByNorm(torch.optim.Optimizer):
+    """Moves a weight by its gradient over the norm of that, for which torch asks the other replicas."""
+
+    def __init__(self, parameters, before=lambda: None):
+        super().__init__(parameters, {})
+        self.before = before
+
+    @torch.no_grad()
+    def step(self):
+        self.before()
+        for group in self.param_groups:
+            for each in group["params"]:
+                each.sub_(0.01 * each.grad / (each.grad.norm() + 0.01))
+
+
+def by_norm(rank, runtime, who):
+    torch.manual_seed(0)
+    x = torch.randn(6, 6, dtype=torch.float64)
+    cut = dni_fx.decouple(Own(), (x,), plan="at:after=one", synthesizer="linear")
+    before = partial(os.kill, os.getpid(), signal.SIGSTOP) if rank == who else lambda: None
+    return stepped(cut, (x,), f"{runtime},patience=4", partial(ByNorm, before=before))
+
+
+def test_an_optimizer_that_needs_norms_of_weights_has_those_of_whole_ones():
+    whole, shared = (run_ranks(by_norm, 2, runtime, None) for runtime in (PLAIN, SHARDED))
+    for mine, other in zip(shared, whole, strict=True):
+        assert not isinstance(mine, str), mine
+        # The squares of the replicas' rows are added up, and not those of all numbers at once.
+        torch.testing.assert_close(mine[:2], other[:2], rtol=1e-12, atol=1e-12)
+
+
+def test_a_replica_that_falls_silent_where_an_optimizer_waits_for_it_ends_the_others():
+    begun = time.monotonic()
+    found = run_ranks(by_norm, 2, SHARDED, 1, silent=1)
+    assert time.monotonic() - begun < 60
+    assert found[0].startswith("StageError: ByNorm cannot move weights that replicas share"), found
 
 
 def recomputed(rank, runtime, is_reentrant):

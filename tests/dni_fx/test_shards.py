@@ -128,6 +128,25 @@ def test_a_run_can_go_back_to_a_state_of_its_own():
     assert_equal_trees(shared[3][2], shared[0][0])
 
 
+def between(rank, runtime):
+    """The model after three runs: weights are written to before the second, in which one layer is frozen."""
+    trainer = trainer_for(runtime, "momentum")
+    trainer.fit(loader(), 1, progress=False)
+    with torch.no_grad():
+        trainer.cut[0].weight.mul_(0.5)
+    trainer.cut[0].requires_grad_(False)
+    trainer.fit(loader(), 2, progress=False)
+    found = trainer.cut[0].weight.clone()
+    trainer.cut[0].requires_grad_(True)
+    trainer.fit(loader(), 3, progress=False)
+    return found, {key: value.clone() for key, value in trainer.cut.state_dict().items()}
+
+
+def test_what_is_done_to_a_model_between_two_runs_counts():
+    whole, shared = (run_ranks(between, 4, runtime) for runtime in (PLAIN, SHARDED))
+    same(shared, whole)
+
+
 def broken(rank, who, how):
     trainer = trainer_for(f"{SHARDED},patience=4")
     if rank == who:
