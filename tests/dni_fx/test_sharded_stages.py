@@ -145,7 +145,7 @@ class ByNorm(torch.optim.Optimizer):
 def by_norm(rank, runtime, who):
     torch.manual_seed(0)
     x = torch.randn(6, 6, dtype=torch.float64)
-    cut = dni_fx.decouple(Own(), (x,), plan="at:after=one", synthesizer="linear")
+    cut = dni_fx.decouple(Again().double(), (x,), plan="at:after=one", synthesizer="linear")
     before = partial(os.kill, os.getpid(), signal.SIGSTOP) if rank == who else lambda: None
     return stepped(cut, (x,), f"{runtime},patience=4", partial(ByNorm, before=before))
 
