@@ -42,6 +42,8 @@ class Distributed(Runtime):
 
     With `replicas`, so many processes have each stage, and train it on equal parts of every batch: with two
     of them, the stages lie on half of the processes. Gradients are averaged, as in data parallel training.
+    With `shards`, each replica keeps only its part of the weights of a stage, of their gradients and of their
+    optimizer: the whole weights are there while the stage runs forward and backward.
 
     Between steps a process has the weights of its own stages; what others train reads as NaN in it until
     they are brought together: for a validation, in the first process, and at the end of a run, in all.
@@ -58,6 +60,7 @@ class Distributed(Runtime):
     lag: int = 4
     deterministic: bool = False
     replicas: int = 1
+    shards: bool = False
     seed: int = 0
     patience: float = 60.0
 
@@ -66,6 +69,8 @@ class Distributed(Runtime):
             raise SpecError(f"distributed.lag is 0 or more steps, not {self.lag}.")
         if self.replicas < 1:
             raise SpecError(f"distributed.replicas is 1 or more, not {self.replicas}.")
+        if self.shards and self.replicas == 1:
+            raise SpecError("distributed.shards is for replicas, which share weights: with replicas above 1.")
         if not self.patience > 0:
             raise SpecError(f"distributed.patience is above 0 seconds, not {self.patience}.")
 
