@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,43 +17,50 @@ NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="there is no node to run JavaScript with")
 
 
-def node(script, *arguments):
-    """What a script prints; it warns of nothing."""
-    command = [NODE, SCRIPTS / script, *arguments]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+NO_BROWSER = 77
+
+
+def node(script, *arguments, temporary=None):
+    """What a script prints; it warns of nothing. What it unpacks lies in `temporary`, if it is told one."""
+    command = list(map(str, [NODE, SCRIPTS / script, *arguments]))
+    environment = os.environ | ({} if temporary is None else {"TMPDIR": str(temporary)})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    if done.returncode == NO_BROWSER:
+        pytest.skip(f"the browser of npm does not start here: {done.stderr[-200:]}")
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout
 
 
-def packages(shared):
-    """A folder with onnxruntime-web, below one that test processes share; skips where it cannot be had."""
-    folder = shared / "packages"
-    with turn(shared / "packages.lock"):
-        if not (folder / "done").exists():
+def packages(shared, *names):
+    """A folder with packages of npm, below one that test processes share; skips where they cannot be had."""
+    names = names or ("onnxruntime-web",)
+    folder = shared / "-".join(name.rpartition("/")[2] for name in names)
+    with turn(shared / f"{folder.name}.lock"):
+        if not (folder / "problem").exists():
             folder.mkdir(exist_ok=True)
-            (folder / "done").write_text(_fetched(folder), "utf-8")
-    if problem := (folder / "done").read_text("utf-8"):
+            (folder / "problem").write_text(_problem(folder, names), "utf-8")
+    if problem := (folder / "problem").read_text("utf-8"):
         pytest.skip(problem)
     return folder
 
 
-def _fetched(folder):
-    """Why there is no onnxruntime-web in a folder, or nothing if there is."""
+def _problem(folder, names):
+    """Fetch packages into a folder; says why they are not there, or nothing if they are."""
     npm = shutil.which("npm")
     if npm is None:
-        return "there is no npm to fetch onnxruntime-web with"
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
-    with tempfile.TemporaryDirectory() as home:
-        try:
-            done = subprocess.run(
-                [*command, "onnxruntime-web"], cwd=home, capture_output=True, text=True, timeout=200
-            )
-        except subprocess.TimeoutExpired:
-            return "npm did not fetch onnxruntime-web in time"
-    if done.returncode or not (folder / "node_modules" / "onnxruntime-web").is_dir():
-        return f"npm cannot fetch onnxruntime-web: {done.stderr[-200:]}"
-    return ""
+        return "there is no npm to fetch packages with"
+    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder, *names]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    except subprocess.TimeoutExpired:
+        return f"npm did not fetch {', '.join(names)} in time"
+    is_there = all((folder / "node_modules" / name).is_dir() for name in names)
+    return (
+        ""
+        if is_there and not done.returncode
+        else f"npm cannot fetch {', '.join(names)}: {done.stderr[-200:]}"
+    )
 
 
 def shared_folder(factory):

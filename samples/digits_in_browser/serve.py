@@ -27,8 +27,8 @@ class Handler(SimpleHTTPRequestHandler):
         ".mjs": "text/javascript",
     }
 
-    def log_message(self, *_: object) -> None:  # noqa: D102
-        pass
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 def write(out: Path, runtime: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import tomllib
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 
 import dni_fx.device
+from dni_fx.device import WEB
 from tests.browsers import LIBRARY, needs_node, node, packages, shared_folder
 from tests.trained_folders import CASES, batches, cut_of, written
 
@@ -116,7 +118,14 @@ def test_tensors_are_those_of_safetensors_and_a_damaged_file_is_an_error(tmp_pat
         assert (found[name] == each).all()
 
 
-@pytest.mark.parametrize("file", sorted(dni_fx.device.WEB.glob("*.js")), ids=lambda path: path.stem)
+def test_all_that_lies_there_is_part_of_the_package():
+    told = tomllib.loads((WEB.parents[2] / "pyproject.toml").read_text("utf-8"))
+    globs = told["tool"]["setuptools"]["package-data"]["dni_fx.device"]
+    assert {path for each in globs for path in WEB.parent.glob(each)} == set(WEB.iterdir())
+    assert LIBRARY in set(WEB.iterdir())
+
+
+@pytest.mark.parametrize("file", sorted(WEB.glob("*.js")), ids=lambda path: path.stem)
 def test_a_file_is_short_and_imports_its_neighbors_alone(file):
     text = file.read_text("utf-8")
     assert len(text.splitlines()) < 300

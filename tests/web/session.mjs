@@ -76,6 +76,26 @@ const start = (await still.weights()).get(first).data.slice();
 assert.notEqual(await still.step(x, y), loss);
 assert.deepEqual((await still.weights()).get(first).data, start);
 
+// A worker keeps the memory of what it is sent.
+const worker = {
+  Tensor: ort.Tensor,
+  env: { wasm: { proxy: true } },
+  InferenceSession: {
+    async create(...given) {
+      const session = await ort.InferenceSession.create(...given);
+      const run = async (feeds, names) => {
+        const found = await session.run(feeds, names);
+        for (const { data } of Object.values(feeds)) structuredClone(data.buffer, { transfer: [data.buffer] });
+        return found;
+      };
+      return { run, release: () => session.release() };
+    },
+  },
+};
+const sent = await open(read, { ort: worker });
+assert.equal(await sent.step(x, y), loss);
+assert.deepEqual([await sent.step(x, y), await sent.step(x, y)], losses.slice(0, 2));
+
 // A folder that is not whole or not ours.
 const manifest = JSON.parse(read("training.json"));
 const described = (change) => {

@@ -50,6 +50,7 @@ export function readManifest(bytes) {
  * @returns {string[]}
  */
 export function graphFiles(manifest) {
+  /** @type {(Graph | null | undefined)[]} */
   const found = [manifest.loss, manifest.shared?.graph];
   for (const each of manifest.stages) found.push(each.forward, each.backward, each.step, each.evaluate);
   for (const each of manifest.boundaries) found.push(each.guess, each.learn);

@@ -65,7 +65,7 @@ export function sum(one, other) {
  * @returns {Tensor}
  */
 export function nothing(tensor) {
-  const zero = tensor.data instanceof BigInt64Array ? 0n : 0;
+  const zero = /** @type {any} */ (tensor.data instanceof BigInt64Array ? 0n : 0);
   return { ...bare(tensor), data: mapped(tensor, (value) => value * zero) };
 }
 
