@@ -10,9 +10,14 @@
     session.save("trained.safetensors")  # under the names that the PyTorch model knows
 """
 
+from pathlib import Path
+
 from dni_fx.device.errors import DeviceError
 from dni_fx.device.session import Session, open_session
 
 open = open_session
 
-__all__ = ["DeviceError", "Session", "open"]
+WEB = Path(__file__).parent / "web"
+"""Where `dni_fx.js` and its neighbors lie, which train the same folders by onnxruntime-web."""
+
+__all__ = ["WEB", "DeviceError", "Session", "open"]

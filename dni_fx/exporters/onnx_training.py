@@ -82,11 +82,15 @@ class OnnxTraining(Named):
         require_packages(self.check, self.name)
         self.check_place(path)
         with quiet(), torch.random.fork_rng(devices=[]):
-            assembly, entries = assembled(cut, lesson)
+            assembly, training, evaluation = assembled(cut, lesson)
             contents = Contents(assembly, lesson.optimizer, lesson.rate)
             try:
                 with replacing_folder(path) as folder:
-                    models = [self._written(entry, folder, contents) for entry in entries]
+                    # A stage runs the modules themselves, in the mode that they have while it is traced.
+                    with training_mode(cut):
+                        models = [self._written(entry, folder, contents) for entry in training]
+                    with eval_mode(cut):
+                        models += [self._written(entry, folder, contents) for entry in evaluation]
                     contents.save(folder)
             except OSError as error:
                 raise FileError(f"cannot write {path}: {error}. What was there is as it was.") from error
@@ -118,8 +122,8 @@ class OnnxTraining(Named):
         return model
 
 
-def assembled(cut: Decoupled, lesson: Lesson) -> tuple[Assembly, list[Entry]]:
-    """A step of a model taken apart, and all graphs of it, those of eval mode last.
+def assembled(cut: Decoupled, lesson: Lesson) -> tuple[Assembly, list[Entry], list[Entry]]:
+    """A step of a model taken apart, its graphs, and those of eval mode.
 
     Raises:
         ExportError: it cannot be trained by graphs alone.
@@ -133,7 +137,7 @@ def assembled(cut: Decoupled, lesson: Lesson) -> tuple[Assembly, list[Entry]]:
         assembly = Assembly(graph, dnis(cut), call, asked)
         entries = [*assembly.entries()]
     with eval_mode(cut):
-        return assembly, [*entries, *assembly.evaluation(cutting.settled(cut, call))]
+        return assembly, entries, [*assembly.evaluation(cutting.settled(cut, call))]
 
 
 def _files_of(folder: Path) -> tuple[str, ...]:

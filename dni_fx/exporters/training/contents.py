@@ -75,6 +75,10 @@ class Contents:
             for name in self._kept:
                 if name.startswith(f"s:{spec.name}:"):
                     self._homes[name] = spec.producer
+        for name in self._kept:  # what several stages read is moved by a graph of no stage
+            slot, _, parameter = name.partition(":")
+            if slot in self.move.slots:
+                self._homes.setdefault(name, self._homes[f"p:{parameter}"])
         for name, value in self._kept.items():
             held[self._homes[name]][name] = value.detach().cpu().clone().contiguous()
         held[min(held)]["steps"] = torch.zeros((), dtype=torch.int64)

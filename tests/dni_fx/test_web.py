@@ -1,0 +1,139 @@
+"""A folder is trained by JavaScript as it is by Python."""
+
+import json
+import re
+import threading
+import tomllib
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
+
+import dni_fx.device
+from dni_fx.device import WEB
+from tests.browsers import LIBRARY, needs_node, node, packages, shared_folder
+from tests.trained_folders import CASES, batches, cut_of, written
+
+pytestmark = needs_node
+MODES = ("decoupled", "exact")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return shared_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def trained(request, shared, tmp_path_factory):
+    """A case, its folder, what JavaScript says of its training in each mode, and its weights."""
+    fetched, folder = packages(shared), written(request.param, shared)
+    out = tmp_path_factory.mktemp("trained")
+    pairs = [{f"x{at}": x.numpy(), f"y{at}": y.numpy()} for at, (x, y) in enumerate(batches())]
+    save_file({name: each for pair in pairs for name, each in pair.items()}, out / "batches.safetensors")
+    return request.param, folder, json.loads(node("train.mjs", fetched, LIBRARY, folder, out)), out
+
+
+def in_python(folder, mode):
+    """The session of a folder after the same batches, and its losses."""
+    session = dni_fx.device.open(folder, mode=mode, seed=3)
+    return session, [session.step(x.numpy(), y.numpy()) for x, y in batches()]
+
+
+def close(found, wanted, slack):
+    return np.linalg.norm(np.subtract(found, wanted)) <= slack * (np.linalg.norm(wanted) + 1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_losses_weights_and_predictions_are_those_of_python(trained, mode):
+    name, folder, found, out = trained
+    slack = CASES[name].slack
+    session, losses = in_python(folder, mode)
+    assert close(found[mode]["losses"], losses, slack)
+    wanted, got = session.weights(), load_file(out / f"{mode}.safetensors")
+    assert got.keys() == wanted.keys()
+    assert all(got[key].dtype == wanted[key].dtype and got[key].shape == wanted[key].shape for key in wanted)
+    assert [key for key in wanted if not close(got[key], wanted[key], slack)] == []
+    outputs = session.predict(batches()[0][0].numpy())
+    told = [np.reshape(each["data"], each["dims"]) for each in found[mode]["outputs"]]
+    assert all(close(one, other, slack) for one, other in zip(told, outputs, strict=True))
+    score = session.evaluate([(x.numpy(), y.numpy()) for x, y in batches()])
+    assert found[mode]["score"] == pytest.approx(score, rel=slack)
+    assert found[mode]["steps"] == session.steps == len(batches())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_saved_weights_load_into_the_model_in_pytorch(trained, mode):
+    name, _, found, out = trained
+    cut = cut_of(name)
+    left = cut.load_state_dict(load_tensors(out / f"{mode}.safetensors"), strict=False)
+    assert not left.unexpected_keys
+    assert not set(left.missing_keys) & {key for key, _ in CASES[name].net().named_parameters()}
+    with torch.no_grad():
+        outputs = cut.eval()(batches()[0][0])
+    told = [np.reshape(each["data"], each["dims"]) for each in found[mode]["outputs"]]
+    wanted = [each.numpy() for each in (outputs if isinstance(outputs, tuple) else [outputs])]
+    assert all(close(one, other, 1e-5) for one, other in zip(told, wanted, strict=True))
+
+
+def test_a_folder_is_trained_from_an_address_as_from_a_disk(shared, tmp_path):
+    fetched, folder = packages(shared), written("norm and dropout", shared)
+    x, y = batches(1)[0]
+    save_file({"x0": x.numpy(), "y0": y.numpy()}, tmp_path / "batches.safetensors")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder.parent)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/{folder.name}"
+        fetched_found = node("train.mjs", fetched, LIBRARY, address, tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert json.loads(fetched_found) == json.loads(node("train.mjs", fetched, LIBRARY, folder, tmp_path))
+
+
+def test_a_session_takes_turns_refuses_what_is_no_batch_and_goes_on_from_what_it_flushed(shared):
+    fetched, folder = packages(shared), written("norm and dropout", shared)
+    assert node("session.mjs", fetched, LIBRARY, folder) == "kept\n"
+
+
+def test_tensors_are_those_of_safetensors_and_a_damaged_file_is_an_error(tmp_path):
+    given = {
+        "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        'é "quoted"': np.asarray(2.5),
+        "far": np.asarray([-(2**62), 3]),
+        "whole": np.asarray([[7]], np.int32),
+        "bytes": np.asarray([255, 0, 1], np.uint8),
+        "truths": np.asarray([True, False]),
+        "empty": np.zeros((0, 4), np.float32),
+    }
+    save_file(given, tmp_path / "in", {"written by": "Python"})
+    assert node("tensors.mjs", LIBRARY, tmp_path / "in", tmp_path / "out") == "refused\n"
+    found = load_file(tmp_path / "out")
+    assert found.keys() == given.keys()
+    for name, each in given.items():
+        assert (found[name].dtype, found[name].shape) == (each.dtype, each.shape)
+        assert (found[name] == each).all()
+
+
+def test_all_that_lies_there_is_part_of_the_package():
+    told = tomllib.loads((WEB.parents[2] / "pyproject.toml").read_text("utf-8"))
+    globs = told["tool"]["setuptools"]["package-data"]["dni_fx.device"]
+    assert {path for each in globs for path in WEB.parent.glob(each)} == set(WEB.iterdir())
+    assert LIBRARY in set(WEB.iterdir())
+
+
+@pytest.mark.parametrize("file", sorted(WEB.glob("*.js")), ids=lambda path: path.stem)
+def test_a_file_is_short_and_imports_its_neighbors_alone(file):
+    text = file.read_text("utf-8")
+    assert len(text.splitlines()) < 300
+    imported = set(re.findall(r'from "([^"]+)"|import\("([^"]+)"\)', text))
+    names = {name for pair in imported for name in pair if name}
+    assert {name for name in names if not (file.parent / name).is_file()} <= {"onnxruntime-web"}
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
