@@ -18,8 +18,9 @@ from dni_fx.errors import ExportError, FileError
 from dni_fx.exporters.base import Written
 from dni_fx.exporters.folders import check_folder, replacing_folder
 from dni_fx.exporters.training.agreement import compared
-from dni_fx.exporters.training.assembly import Asked, Assembly, Entry
+from dni_fx.exporters.training.assembly import Asked, Assembly
 from dni_fx.exporters.training.contents import Contents
+from dni_fx.exporters.training.known import Entry
 from dni_fx.exporters.training.moves import Move
 from dni_fx.exporters.training.refusals import refuse_untrainable
 from dni_fx.exporters.training.tracing import trace

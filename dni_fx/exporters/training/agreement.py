@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dni_fx.errors import ExportError
-from dni_fx.exporters.training.assembly import Entry
+from dni_fx.exporters.training.known import Entry
 from dni_fx.exporters.training.tracing import SEED, Traced
 
 _TOLERANCE = 1e-4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +16,11 @@ from dni_fx.cut_graph import CutGraph
 from dni_fx.dni import DNI
 from dni_fx.exporters.training import functions
 from dni_fx.exporters.training.functions import BATCH, CONTEXT, LEARNING_RATE, STEP, StageStep
+from dni_fx.exporters.training.known import Entry, Known
 from dni_fx.exporters.training.moves import Move
+from dni_fx.exporters.training.plain import Plain, plain
 from dni_fx.exporters.training.synthesis import state_of
-from dni_fx.exporters.training.tracing import SEED, Function, Shapes
+from dni_fx.exporters.training.tracing import SEED, Shapes
 from dni_fx.stage import Stage
 from passes.values import value_of
 
@@ -40,40 +42,6 @@ class Asked:
     labels_as_context: bool
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One graph: what it is called, the function that it computes, and what that is given in the example."""
-
-    name: str
-    function: Function
-    real: Mapping[str, Tensor]
-    fake: Mapping[str, Tensor]
-
-
-@dataclass
-class Known:
-    """Every tensor of the example, with data and without, by the name that functions know it by."""
-
-    shapes: Shapes
-    real: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    fake: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-    def add(self, name: str, tensor: Tensor, varying: frozenset[int] = frozenset()) -> None:
-        """Take in a tensor of which these sizes vary."""
-        self.real[name] = tensor.detach()
-        self.fake[name] = self.shapes.of(tensor, varying)
-
-    def entry(self, name: str, function: Function, given: Iterator[str] | list[str]) -> Entry:
-        """A graph of what is known under these names."""
-        names = [each for each in given if each in self.real]
-        return Entry(
-            name,
-            function,
-            {each: self.real[each] for each in names},
-            {each: self.fake[each] for each in names},
-        )
-
-
 class Assembly:
     """Takes a step of a model apart into functions.
 
@@ -88,7 +56,7 @@ class Assembly:
         self.dnis = {spec.name: dnis[spec.name] for spec in graph.marked.specs}
         self.asked = asked
         self.known = Known(Shapes())
-        self.fixed: dict[str, Any] = {}
+        self.told: dict[str, tuple[Any, Any]] = {}
         self.steps: list[StageStep] = []
         self._open(call.leaves)
         for stage in graph.road.stages:
@@ -162,20 +130,23 @@ class Assembly:
         """The graphs of the stages in eval mode, whose graph this is; inputs have the names of here."""
         same = dict(zip(graph.road.split.inputs, self.graph.road.split.inputs, strict=True))
         known = Known(self.known.shapes, dict(self.known.real), dict(self.known.fake))
-        fixed: dict[str, Any] = {}
+        told: dict[str, tuple[Any, Any]] = {}
         returned = [getattr(each, "of", None) for each in graph.road.split.result]
         self.predictions = [f"v:{same.get(each, EVAL + each)}" for each in returned if each is not None]
         for stage in graph.road.stages:
             names = {n: same.get(n, f"{EVAL}{n}") for n in (*stage.code.part.reads, *stage.code.part.writes)}
-            step = StageStep(stage, (), (), (), (), self.asked.move, fixed, names)
+            reads = [f"v:{names[name]}" for name in stage.code.part.reads]
+            plain = _plain(stage, told, known, reads)
+            step = StageStep(stage, (), (), (), (), self.asked.move, plain, names)
             _hold(known, stage)
             for name, (real, fake, _) in step.written(known.real, known.fake, known.shapes).items():
                 if isinstance(real, Tensor):
                     known.real[f"v:{names[name]}"], known.fake[f"v:{names[name]}"] = real, fake
                 else:
-                    fixed[name] = real
-            given = [*(f"v:{names[name]}" for name in stage.code.part.reads), *_held(stage), SEED]
-            yield known.entry(f"stage_{stage.index}.evaluate", step.forward_alone, given)
+                    told[name] = real, fake
+            yield known.entry(
+                f"stage_{stage.index}.evaluate", step.forward_alone, [*reads, *_held(stage), SEED]
+            )
 
     def _of_stage(self, step: StageStep) -> Iterator[Entry]:
         index = step.stage.index
@@ -235,21 +206,21 @@ class Assembly:
             known.add(f"gp:{name}", parameter)
             for slot in self.asked.move.slots:
                 known.add(f"{slot}:{name}", torch.zeros_like(parameter))
-        fixed = {name: self.fixed[name] for name in stage.code.part.reads if name in self.fixed}
+        plain = _plain(stage, self.told, known, [f"v:{name}" for name in stage.code.part.reads])
         learning = [name for name, each in stage.named_parameters().items() if each.requires_grad]
         taught = [
             n for n in stage.code.part.reads if n in self.parts and known.real[f"v:{n}"].is_floating_point()
         ]
-        plain = StageStep(
+        step = StageStep(
             stage,
             tuple(name for name in learning if name not in self.shared),
             tuple(name for name in learning if name in self.shared),
             tuple(taught),
             (),
             self.asked.move,
-            fixed,
+            plain,
         )
-        sent = plain.written(known.real, known.fake, known.shapes)
+        sent = step.written(known.real, known.fake, known.shapes)
         for name, (real, fake, _) in sent.items():
             if isinstance(real, Tensor):
                 known.real[f"v:{name}"], known.fake[f"v:{name}"] = real, fake
@@ -257,12 +228,10 @@ class Assembly:
                 known.real[f"g:{name}"] = _some(real)
                 known.fake[f"g:{name}"] = known.shapes.another(fake)
             else:
-                self.fixed[name] = real
+                self.told[name] = real, fake
         wanted = {*stage.code.part.outputs, *(name for names in stage.crossings.values() for name in names)}
         live = tuple(name for name, (_, _, is_live) in sent.items() if is_live and name in wanted)
-        self.steps.append(
-            StageStep(stage, plain.moved, plain.lent, plain.taught, live, self.asked.move, fixed)
-        )
+        self.steps.append(replace(step, sent=live))
 
 
 def _some(value: Tensor) -> Tensor:
@@ -279,6 +248,14 @@ def _hold(known: Known, stage: Stage) -> None:
         known.add(f"p:{name}", parameter)
     for name, buffer in stage.named_buffers().items():
         known.add(f"b:{name}", buffer)
+
+
+def _plain(
+    stage: Stage, told: Mapping[str, tuple[Any, Any]], known: Known, reads: list[str]
+) -> dict[str, Plain]:
+    """What a stage reads that is no tensor."""
+    beside = {name: known.fake[name] for name in reads if name in known.fake}
+    return {name: plain(*told[name], beside) for name in stage.code.part.reads if name in told}
 
 
 def _held(stage: Stage) -> list[str]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dni_fx.device.manifest import NAME, Boundary, Graph, Manifest, Shared, Stage
 from dni_fx.device.manifest import Tensor as Taken
-from dni_fx.exporters.training.assembly import Assembly, Entry
+from dni_fx.exporters.training.assembly import Assembly
+from dni_fx.exporters.training.known import Entry
 from dni_fx.exporters.training.moves import Move
 from dni_fx.exporters.training.tracing import Traced
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dni_fx.dni import DNI
 from dni_fx.exporters.training import synthesis
 from dni_fx.exporters.training.moves import Move
+from dni_fx.exporters.training.plain import Plain
 from dni_fx.exporters.training.tracing import Shapes, plain_kernels
 from dni_fx.gradients import gradients_of
 from dni_fx.stage import Stage, carries_gradient
@@ -42,8 +43,8 @@ class StageStep:
     taught: tuple[str, ...]
     sent: tuple[str, ...]
     move: Move
-    fixed: Mapping[str, Any]
-    """What it reads that is no tensor, and the same whatever the batch is."""
+    plain: Mapping[str, Plain]
+    """What it reads that is no tensor."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """What values are called that have another name than in the stage."""
 
@@ -106,7 +107,9 @@ class StageStep:
         parameters = {name: given[f"p:{name}"].detach() for name in self.stage.named_parameters()}
         buffers = {name: given[f"b:{name}"].clone() for name in self.stage.named_buffers()}
         reads = {
-            name: given[f"v:{self._name(name)}"].detach() if name not in self.fixed else self.fixed[name]
+            name: self.plain[name].of(given)
+            if name in self.plain
+            else given[f"v:{self._name(name)}"].detach()
             for name in self.stage.code.part.reads
         }
         wanted: dict[str, Tensor] = {}
