@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dni_fx.errors import DniError as DniError
     from dni_fx.history import diagnose as diagnose
     from dni_fx.interface import Interface as Interface
+    from dni_fx.lessons import export_training as export_training
     from dni_fx.link import Link as Link
     from dni_fx.program import Program as Program
     from dni_fx.sharing import from_pretrained as from_pretrained
@@ -58,6 +59,7 @@ _HOME = {name: "dni_fx.verbs" for name in _VERBS.split()} | {
     "DniError": "dni_fx.errors",
     "GraphError": "passes",
     "Interface": "dni_fx.interface",
+    "export_training": "dni_fx.lessons",
     "Link": "dni_fx.link",
     "Plan": "passes",
     "Program": "dni_fx.program",

@@ -100,6 +100,14 @@ class Call:
             copy if leaf.is_leaf else copy.clone() for leaf, copy in zip(self.leaves, copies, strict=True)
         ]
 
+    def apart(self) -> Call:
+        """The same call for those who look at no values: parts of larger tensors are tensors of their own.
+
+        Where a tensor begins in a larger one is nothing that a graph should be found to ask for.
+        """
+        own = {leaf: _apart(leaf) for leaf in self.leaves}
+        return replace(self, leaves=tuple(own[leaf] for leaf in self.leaves))
+
     def opened(self, earlier: Iterable[Sequence[Sequence[int]]]) -> Call:
         """The same call, with the dimensions noted in which it differs from these shapes of other calls.
 
@@ -188,3 +196,12 @@ def _names(signature: inspect.Signature, bound: inspect.BoundArguments) -> tuple
             is_positional = getattr(where, "idx", 0) == 0
             names.append("_".join([positional[int(first)] if is_positional else first, *rest]))
     return tuple(names)
+
+
+def _apart(leaf: Tensor) -> Tensor:
+    """A tensor of the same form that begins where its memory does; any other stays."""
+    is_part = type(leaf) is Tensor and leaf.layout == torch.strided and leaf.storage_offset()
+    if not is_part or (leaf.requires_grad and not leaf.is_leaf):
+        return leaf
+    own = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=leaf.device)
+    return own.requires_grad_(leaf.requires_grad)

@@ -54,9 +54,14 @@ class Pupil(nn.Module):
         self.predictor = Predictor()
         self.diagnosis: Diagnosis | None = None
         parameters = any(True for _ in self.learner.parameters())
-        self.learns = parameters or isinstance(self.learner, Remembering)  # whatever it guesses from
+        self.learns = parameters or self.remembers  # whatever it guesses from
         self.waits_for_loss: list[Synthesis] = []
         self._apply(lambda tensor: tensor)  # a learner for half precision is kept in full precision, too
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the learner keeps something of the true gradients themselves."""
+        return isinstance(self.learner, Remembering)
 
     @property
     def is_late(self) -> bool:

@@ -7,7 +7,7 @@ need not wait for one another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +24,13 @@ class Segment:
     """Neighboring stages that run backward together, and what is read for the last time in each.
 
     `places` are the devices of those stages, by their index, that have one: values are moved there.
+    `computes` is what runs a stage on what it reads.
     """
 
     stages: tuple[Stage, ...]
     drops: tuple[tuple[str, ...], ...]
     places: Mapping[int, torch.device] = field(default_factory=dict[int, torch.device])
+    computes: Callable[[Stage, list[Any]], dict[str, Any]] = Stage.run
 
     @property
     def is_releasable(self) -> bool:
@@ -72,7 +74,7 @@ class Segment:
         for stage, drops in zip(self.stages, self.drops, strict=True):
             place = self.places.get(stage.index)
             with streams.of(stage.index):
-                written = stage.run(stage.reads(values, place))
+                written = self.computes(stage, stage.reads(values, place))
             for name, parts in stage.crossings.items():
                 sent = tuple(moved(written[part], place) for part in parts)
                 if leaving is None or dnis[name].mix != 0:

@@ -36,7 +36,7 @@ class Sizes:
         """Whether the graph is right for inputs of these sizes."""
         if not (self.fixed or self.condition):
             return True
-        return _admit(self, tuple((tuple(each.shape), each.stride()) for each in tensors))
+        return _admit(self, tuple((tuple(each.shape), _strides(each)) for each in tensors))
 
 
 def size_oblivious(on: bool = True) -> AbstractContextManager[None]:
@@ -63,6 +63,19 @@ def is_open(size: int | torch.SymInt) -> bool:
 def _number(size: int | torch.SymInt) -> int | None:
     """The size if it is known; one that `len(x)` or `int(...)` has settled is still of the symbolic type."""
     return size if isinstance(size, int) else size.node.maybe_as_int()
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    """Those of a tensor; where it is one number all over, which no order changes, those of a tensor in order.
+
+    Processes have such a one in the place of each input that their stages do not read.
+    """
+    strides = tensor.stride()
+    if tensor.dim() and not any(
+        stride for stride, size in zip(strides, tensor.shape, strict=True) if size > 1
+    ):
+        return torch.empty(tensor.shape, device="meta").stride()
+    return strides
 
 
 @functools.lru_cache(maxsize=4096)

@@ -34,7 +34,8 @@ def _in_place(tree: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None]
     try:
         for name, (module, holder, leaf) in held.items():
             del holder[leaf]
-            # As an attribute: a layer may keep its weights in a list as well, and follows what it is assigned.
+            # As an attribute: a layer may keep its weights in a list as well, and follows what it is
+            # assigned.
             setattr(module, leaf, tensors[name])
         yield
     finally:

@@ -74,8 +74,8 @@ def _filling(folder: Path) -> Generator[set[str]]:
         before = {path.name for path in folder.iterdir()}
         try:
             yield written
-        except BaseException:
-            for name in written - before:
+        except BaseException:  # also Ctrl-C, when the description may have been replaced already
+            for name in written - before - _in_use(folder):
                 (folder / name).unlink(missing_ok=True)
             raise
         for other in before - written:
@@ -87,6 +87,13 @@ def _filling(folder: Path) -> Generator[set[str]]:
 
 def _describe(folder: Path, entries: Mapping[str, Any]) -> None:
     write_whole(folder / DESCRIPTION, json.dumps(entries, indent=1).encode())
+
+
+def _in_use(folder: Path) -> set[str]:
+    """The files of numbers that belong to what the folder holds now."""
+    path = folder / DESCRIPTION
+    text = path.read_text("utf-8", "ignore") if path.exists() else ""
+    return {match[0] for match in _NAME.finditer(text)}
 
 
 def _write_numbers(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 import dni_fx
 from dni_fx.errors import CaptureError
 from tests.equality import assert_same
+from tests.everyday import captures
 from tests.test_bugs_in_code import Three
 
 
@@ -224,3 +225,37 @@ def test_a_submodule_that_catches_an_error_of_the_tracer_stays_whole():
     cut = dni_fx.decouple(model, (x,), plan="at:after=0", frontend="symbolic")
     for scale in (0.1, 100):
         assert_same(cut(scale * x), model(scale * x))
+
+
+class Rows(nn.Module):
+    """Asks for the size of its input, which torch.export traces."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.two(self.one(x if x.shape[1] < 100 else x[:, :100]).tanh())
+
+
+@pytest.mark.parametrize(
+    "part",
+    [lambda x, at: x[at : at + 4], lambda x, at: x[:4, at : at + 3], lambda x, at: x[at].expand(4, 6, 4)],
+    ids=["rows", "columns", "one for all"],
+)
+def test_a_graph_made_for_a_part_of_a_tensor_serves_the_other_parts(part):
+    """The place of the part in the whole was found to be asked for, and each call made a graph anew."""
+    cut = dni_fx.decouple(Rows(), plan="at:after=one", frontend="export")
+    for at in (3, 0, 2):
+        x = part(torch.randn(8, 6, 4), at)
+        assert torch.equal(cut(x), dni_fx.recouple(cut)(x))
+    assert captures(cut) == 1
+
+
+def test_a_number_all_over_is_taken_by_a_graph_for_sequences_of_any_length():
+    """It is what a process of several has of an input that it does not read, and made a graph anew for it."""
+    cut = dni_fx.decouple(Rows(), plan="at:after=one", frontend="export")
+    for length in (5, 6):
+        cut(torch.randn(4, length, 4))
+    cut(torch.zeros(()).expand(4, 7, 4))
+    assert captures(cut) == 2

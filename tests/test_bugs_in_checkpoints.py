@@ -140,3 +140,23 @@ def test_a_path_that_cannot_be_written_is_told_before_the_first_batch(name, says
     with pytest.raises(FileError, match=f"cannot write .*{says}"):
         trainer_of().fit(none(), checkpoint=tmp_path / name, resume=resume, progress=False)
     assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize("by", ["place", "label"])
+def test_a_synthesizer_whose_memory_has_grown_goes_on(by, tmp_path):
+    """The state was refused as that of another model where the synthesizers were there already."""
+
+    def run(epochs, **options):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        how = {"synthesizer": f"delayed:by={by}", "interface": "dni:classes=3"}
+        cut = dni_fx.decouple(net, (torch.zeros(8, 6),), plan="at:after=1", **how)
+        trainer = dni_fx.Trainer(cut, loss=F.cross_entropy, labels_as_context=True)
+        trainer.fit(loader(), epochs, progress=False, **options)
+        return cut.state_dict()
+
+    whole, path = run(2), tmp_path / "run.ckpt"
+    run(1, checkpoint=path)
+    gone_on = run(2, checkpoint=path, resume=True)
+    assert whole.keys() == gone_on.keys()
+    assert all(torch.equal(value, gone_on[key]) for key, value in whole.items())

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import dni_fx
+from dni_fx.cli.resumed import Watch
+from dni_fx.errors import DniError
 from tests.commands import in_an_empty_folder, refusal, run
 
 __all__ = ["in_an_empty_folder"]
@@ -41,3 +43,10 @@ def test_a_runtime_for_one_process_is_refused_where_there_are_two(runtime, monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     said = refusal(f"{TASK} --runtime {runtime}", 2).replace("│ ", "")
     assert f"{runtime} trains in one process, and 2 have been started" in said
+
+
+def test_a_process_that_keeps_no_file_has_words_for_what_it_cannot_go_on_with():
+    """It said that None was of another run."""
+    watch = Watch(print, None, {"--batch-size": "100"})
+    with pytest.raises(DniError, match="the checkpoint is of another run: --batch-size was 250, and is 100"):
+        watch.load_state_dict({"facts": {"--batch-size": "250"}})

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from dni_fx import tensor_files
 from dni_fx.cli.named_files import read_state
 from dni_fx.errors import FileError
-from dni_fx.tensor_files import read_tensor_file, read_tensors, write_folder
+from dni_fx.tensor_files import read_description, read_tensor_file, read_tensors, write_folder
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([True, False])}
 
@@ -64,3 +64,20 @@ def test_what_a_killed_process_left_behind_is_removed(tmp_path):
         each.touch()
     write_folder(tmp_path, {}, TENSORS)
     assert [each.exists() for each in (left, alive, orphan)] == [False, True, False]
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["before", "after"])
+def test_whenever_it_is_interrupted_a_folder_is_whole(is_there, tmp_path, monkeypatch):
+    """The new numbers were removed where the description that names them was there already."""
+    write_folder(tmp_path, {}, {"x": torch.zeros(2)})
+    once = tensor_files.write_whole
+
+    def interrupted(path, data):
+        once(path, data) if is_there else None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tensor_files, "write_whole", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path, {}, {"x": torch.ones(2)})
+    found = read_tensors(tmp_path, read_description(tmp_path))
+    assert torch.equal(found["x"], torch.full((2,), float(is_there)))

@@ -39,7 +39,7 @@ class Watch(Told):
         self, observe: Callable[[int, Epoch], None], checkpoint: Path | None, facts: Mapping[str, str]
     ) -> None:
         super().__init__(observe)
-        self.checkpoint = checkpoint
+        self.place = str(checkpoint or "the checkpoint")  # of several processes, one knows where it is
         self.facts = dict(facts)
         self.before = 0
 
@@ -63,13 +63,13 @@ class Watch(Told):
         if (seed := other.pop(_SEED, None)) is not None:
             self.facts[_SEED] = seed[0]
             warn(
-                f"{_SEED} {seed[1]} does nothing: {self.checkpoint} goes on in the order that "
+                f"{_SEED} {seed[1]} does nothing: {self.place} goes on in the order that "
                 f"{_SEED} {seed[0]} has begun."
             )
         if other:
             apart = "; ".join(f"{name} was {then}, and is {now}" for name, (then, now) in other.items())
             raise DniError(
-                f"{self.checkpoint} is of another run: {apart}. Go on with what it began with. To train its "
+                f"{self.place} is of another run: {apart}. Go on with what it began with. To train its "
                 "weights in another way, resume it as it was with `-o trained.pt2`, and train trained.pt2."
             )
 

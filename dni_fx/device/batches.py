@@ -39,7 +39,7 @@ def _taken(kind: str, wanted: Sequence[Tensor], given: Any) -> dict[str, Array]:
     if isinstance(given, Mapping):
         named = {str(name): each for name, each in cast("Mapping[object, Any]", given).items()}
     else:
-        several = list(given) if isinstance(given, tuple | list) and len(wanted) > 1 else [given]
+        several = list(given) if isinstance(given, tuple | list) and len(wanted) != 1 else [given]
         if len(several) != len(wanted):
             raise DeviceError(f"the model takes {len(wanted)} {kind}s, and {len(several)} are given.")
         named = {each.name: array for each, array in zip(wanted, several, strict=True)}

@@ -18,8 +18,8 @@ NEW = "new:"
 class Graphs:
     """Sessions of onnxruntime, each opened when its graph first runs.
 
-    With `keeps` they stay open; without, a graph is let go of when another one runs, and no memory is kept for
-    the next one.
+    With `keeps` they stay open; without, a graph is let go of when another one runs, and no memory is
+    kept for the next one.
     """
 
     def __init__(self, folder: Path, store: Store, keeps: bool) -> None:

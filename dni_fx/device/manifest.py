@@ -47,7 +47,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An array that a caller gives: what the caller calls it, and what graphs do. A size is a number or a text."""
+    """An array that callers give, what they call it, and what graphs do. A size is a number or a text."""
 
     name: str
     value: str
@@ -146,8 +146,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = _manifest(read)
     except OSError as error:
         raise DeviceError(
-            f"cannot read {path}: {error.strerror or error}. A folder to train from is written by dni-fx export "
-            "--form training."
+            f"cannot read {path}: {error.strerror or error}. A folder to train from is written by "
+            "dni-fx export --form training."
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DeviceError(f"cannot read {path}: it is not what dni_fx writes there ({error!r}).") from None

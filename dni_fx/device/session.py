@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ _WEIGHTS = ("p:", "b:")
 class Session:
     """The model of a folder that `onnx-training` has written, and its training.
 
-    In the mode `decoupled` each stage takes its step as soon as it has run; in `exact` true gradients go up
-    from stage to stage, and a step is one of plain backpropagation. In both, one stage is at work at a time. With
-    `memory` no more bytes of weights and optimizer state than that are kept in memory, but for those of one stage,
-    and no graph but the one that runs; what a stage has changed is then written to the folder as training goes on.
-    Without it the folder is as it was until `flush`.
+    In the mode `decoupled` each stage takes its step as soon as it has run; in `exact` true gradients go
+    up from stage to stage, and a step is one of plain backpropagation. In both, one stage is at work at a
+    time. With `memory` no more bytes of weights and optimizer state than that are kept in memory, but for
+    those of one stage, and no graph but the one that runs; what a stage has changed is then written to
+    the folder as training goes on. Without it the folder is as it was until `flush`.
     """
 
     def __init__(self, folder: Path, mode: str, memory: int | None, rate: float | None, seed: int) -> None:
@@ -50,7 +50,8 @@ class Session:
     def step(self, inputs: Any, targets: Any) -> float:
         """Train on one batch; returns its loss.
 
-        `inputs` are arrays by name, or one array for a model with one input; `targets` likewise, or a sequence.
+        `inputs` are arrays by name, or one array for a model with one input; `targets` likewise, or a
+        sequence.
 
         Raises:
             DeviceError: a batch is not what the model takes.
@@ -105,7 +106,9 @@ class Session:
         return {name[2:]: self.store[name] for name in names}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights to a `.safetensors` file, for the PyTorch model: `cut.load_state_dict(..., strict=False)`.
+        """Write the weights to a `.safetensors` file, under the names that they have in PyTorch.
+
+        `cut.load_state_dict(safetensors.torch.load_file(path), strict=False)` takes them there.
 
         Raises:
             DeviceError: it cannot be written.
@@ -133,7 +136,7 @@ class Session:
                 self.store[f"{head}{name}"] = found[name]
 
     def flush(self) -> None:
-        """Write weights, optimizer state and synthesizers to the folder, which goes on from there when opened."""
+        """Write weights, optimizer state and synthesizers to the folder: what opens it goes on from there."""
         self.store.flush()
 
     def _warms_up(self) -> bool:

@@ -10,7 +10,7 @@ from dni_fx.device.store import Array
 
 
 class Step:
-    """A step on one batch. `given` are its targets and numbers, and `values` what stages have written so far."""
+    """A step on one batch: `given` are its targets and numbers, `values` what stages have written so far."""
 
     def __init__(
         self, manifest: Manifest, graphs: Graphs, given: Mapping[str, Array], inputs: Mapping[str, Array]

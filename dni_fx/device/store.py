@@ -22,9 +22,9 @@ Array = NDArray[Any]
 class Store:
     """The tensors of all stages, each in the file of its stage, by the names that graphs know them by.
 
-    As many bytes of them as `most` are kept in memory, those of the stages that were used last, and always one
-    stage; a stage that was changed is written when it has to make room, and by `flush`. Without a bound
-    all stages stay, and are written by `flush` alone.
+    As many bytes of them as `most` are kept in memory, those of the stages that were used last, and
+    always one stage; a stage that was changed is written when it has to make room, and by `flush`.
+    Without a bound all stages stay, and are written by `flush` alone.
     """
 
     def __init__(self, folder: Path, files: Mapping[int, str], most: int | None) -> None:
@@ -52,8 +52,8 @@ class Store:
         held = self._of(stage)
         if held[name].shape != value.shape or held[name].dtype != value.dtype:
             raise DeviceError(
-                f"{name} is {held[name].dtype} of shape {held[name].shape}, and {value.dtype} of shape {value.shape} "
-                "is to take its place."
+                f"{name} is {held[name].dtype} of shape {held[name].shape}, and {value.dtype} of shape "
+                f"{value.shape} is to take its place."
             )
         held[name] = value
         self._changed.add(stage)
@@ -95,7 +95,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
         os.close(handle)
         try:
             save_file({key: np.asarray(each, order="C") for key, each in tensors.items()}, name)
-            os.replace(name, path)
+            Path(name).replace(path)
         finally:
             Path(name).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dni_fx.calls import call_of
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.device.errors import DeviceError
-from dni_fx.device.manifest import NAME, read_manifest
+from dni_fx.device.manifest import read_manifest
 from dni_fx.errors import ExportError, FileError
 from dni_fx.exporters.base import Written
 from dni_fx.exporters.folders import check_folder, replacing_folder
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class Lesson:
     """What a device is to train a model for: this loss of outputs and targets, by this optimizer.
 
-    `inputs` and `targets` are those of an example batch. With `labels_as_context`, synthesizers see the targets.
+    `inputs` and `targets` are those of an example batch. With `labels_as_context`, synthesizers see the
+    targets.
     """
 
     args: tuple[Any, ...]
@@ -53,9 +54,9 @@ class Lesson:
 class OnnxTraining(Named):
     """A folder with graphs of ordinary ONNX operators for each stage: forward, backward, and its whole step.
 
-    `dni_fx.device` trains by them. Each graph is compared with PyTorch on the example; `check=false` skips that.
-    `opset` is 0 for the one that torch writes unasked. Sizes that follow the batch may be others than the
-    example's.
+    `dni_fx.device` trains by them. Each graph is compared with PyTorch on the example; `check=false`
+    skips that. `opset` is 0 for the one that torch writes unasked. Sizes that follow the batch may be
+    others than the example's.
     """
 
     name = "onnx-training"

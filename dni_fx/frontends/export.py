@@ -156,6 +156,7 @@ def exported(model: nn.Module, call: Call, oblivious: bool = True) -> torch.expo
     Raises:
         CaptureError: torch.export refuses the model, or its code has side effects; says why in a line.
     """
+    call = call.apart()
     args, kwargs = call.arguments()
     shapes = torch.export.ShapesCollection()
     for leaf, dims in zip(call.leaves, call.varying or call.opened(()).varying, strict=True):

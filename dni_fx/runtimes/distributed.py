@@ -16,6 +16,7 @@ from dni_fx.distributed.post import Post
 from dni_fx.distributed.processes import joined, own_device
 from dni_fx.errors import StageError
 from dni_fx.runtimes.base import Runtime, Worker
+from dni_fx.runtimes.likeness import of_recipe
 from dni_fx.runtimes.local import Local
 from dni_fx.runtimes.member import Member
 from dni_fx.runtimes.recipe import Recipe
@@ -36,10 +37,13 @@ class Distributed(Runtime):
     step ends when they have come, and equals one of `local` to the bit, if that has its `streams`. If it is
     `deterministic`, gradients count just `lag` steps later and not as soon as they come, so that a run can be
     repeated. A parameter that stages of several processes read is moved by the last of them, with the sum of
-    their gradients; a process that reads it has it as it was `lag` steps ago at the latest.
+    their gradients; a process that reads it has it as it was `lag` steps ago at the latest. Where such
+    gradients are those of several batches, each process adds up its own, which rounds otherwise than `local`.
 
     With `replicas`, so many processes have each stage, and train it on equal parts of every batch: with two
     of them, the stages lie on half of the processes. Gradients are averaged, as in data parallel training.
+    With `shards`, each replica keeps only its part of the weights of a stage, of their gradients and of their
+    optimizer: the whole weights are there while the stage runs forward and backward.
 
     Between steps a process has the weights of its own stages; what others train reads as NaN in it until
     they are brought together: for a validation, in the first process, and at the end of a run, in all.
@@ -56,6 +60,7 @@ class Distributed(Runtime):
     lag: int = 4
     deterministic: bool = False
     replicas: int = 1
+    shards: bool = False
     seed: int = 0
     patience: float = 60.0
 
@@ -64,6 +69,8 @@ class Distributed(Runtime):
             raise SpecError(f"distributed.lag is 0 or more steps, not {self.lag}.")
         if self.replicas < 1:
             raise SpecError(f"distributed.replicas is 1 or more, not {self.replicas}.")
+        if self.shards and self.replicas == 1:
+            raise SpecError("distributed.shards is for replicas, which share weights: with replicas above 1.")
         if not self.patience > 0:
             raise SpecError(f"distributed.patience is above 0 seconds, not {self.patience}.")
 
@@ -83,18 +90,9 @@ class Distributed(Runtime):
                 "bfloat16."
             )
         post = Post(wire, next(_RUNS), own_device())
-        post.agree("versions", _versions() | {"runtime": str(self)} | _facts(recipe))
+        post.agree("versions", _versions() | {"runtime": str(self)} | of_recipe(recipe))
         return Member(cut, recipe, self, post)
 
 
 def _versions() -> dict[str, Any]:
     return {"dni_fx": version("dni-fx"), "torch": str(torch.__version__), "files": VERSION}
-
-
-def _facts(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "accumulate": recipe.accumulate,
-        "clip": recipe.clip,
-        "autocast": str(recipe.autocast),
-        "per_epoch": recipe.per_epoch,
-    }

@@ -35,7 +35,7 @@ class Holding:
         for dni in dnis(self.cut).values():
             if not own & _weights(dni):
                 dni.step()  # an update that waits could not be written later
-        for tensor in _alone_in_memory(self.cut, others - own):
+        for tensor in alone_in_memory(self.cut, others - own):
             self._strides[tensor] = tensor.stride()
             nothing = torch.nan if tensor.is_floating_point() or tensor.is_complex() else 0
             tensor.data = torch.full((), nothing, dtype=tensor.dtype, device=tensor.device).expand(
@@ -68,7 +68,7 @@ def _weights(dni: DNI) -> set[Tensor]:
     return {*dni.learner.parameters(), *(each for each in moments if each.dim())}
 
 
-def _alone_in_memory(cut: Decoupled, tensors: Iterable[Tensor]) -> list[Tensor]:
+def alone_in_memory(cut: Decoupled, tensors: Iterable[Tensor]) -> list[Tensor]:
     """Those of which nothing else of the model is a part, so that nobody else's memory goes with theirs."""
     sharing: defaultdict[int, int] = defaultdict(int)
     for tensor in (*cut.parameters(), *cut.buffers()):

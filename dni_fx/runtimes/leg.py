@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from dni_fx.distributed.post import Post
 from dni_fx.gradients import added
 from dni_fx.runtimes.base import Outcome, Worker
 from dni_fx.runtimes.route import Route
+from dni_fx.runtimes.shards import Shards
 from dni_fx.runtimes.walk import Held, Manner, Walk
 from dni_fx.segments import Leaving, Segment
 from dni_fx.stage import carries_gradient, detached
@@ -35,7 +37,8 @@ class Leg(Walk):
     when all of its own stages that read from it have run backward: with the true gradients, of values whose
     gradient is wanted.
 
-    `postponed` are optimizers that others have still gradients for; with `postpones`, all of them.
+    `postponed` are optimizers that others have still gradients for; with `postpones`, all of them. Stages are
+    run with the weights of `shards`.
     """
 
     def __init__(
@@ -47,9 +50,11 @@ class Leg(Walk):
         route: Route,
         post: Post,
         number: int,
+        shards: Shards,
     ) -> None:
         super().__init__(worker, graph, values, manner)
-        self.route, self.post, self.number = route, post, number
+        self.route, self.post, self.number, self.shards = route, post, number, shards
+        self.segments = tuple(replace(each, computes=shards.run) for each in self.segments)
         self.shares: defaultdict[str, list[Share]] = defaultdict(list)
         self.roots: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
         self.open = {stage: set(readers) for stage, readers in route.readers.items()}
@@ -194,6 +199,8 @@ class Leg(Walk):
 
     @override
     def _finish(self, held: Held) -> None:
+        for stage in held.segment.stages:
+            self.shards.rest(stage)
         super()._finish(held)
         self._close({stage.index for stage in held.segment.stages})
 

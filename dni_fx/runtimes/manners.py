@@ -29,6 +29,11 @@ class Manners(Protocol):
         ...
 
     @property
+    def shards(self) -> bool:
+        """Whether each replica keeps only a part of the weights of its stages."""
+        ...
+
+    @property
     def seed(self) -> int:
         """What random numbers of stages come from."""
         ...

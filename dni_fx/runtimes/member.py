@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from dni_fx.runtimes.base import Outcome
 from dni_fx.runtimes.holding import Holding
 from dni_fx.runtimes.led import Led
 from dni_fx.runtimes.leg import Leg
+from dni_fx.runtimes.likeness import of_graph
 from dni_fx.runtimes.manners import Manners
 from dni_fx.runtimes.needed import Needed
 from dni_fx.runtimes.pieces import own_state
@@ -31,11 +30,11 @@ from dni_fx.runtimes.places import Places
 from dni_fx.runtimes.recipe import Recipe
 from dni_fx.runtimes.replicas import Replicas
 from dni_fx.runtimes.route import Route
+from dni_fx.runtimes.shards import Shards
 from dni_fx.runtimes.start import Start
 from dni_fx.runtimes.tied import Tied
 from dni_fx.runtimes.walk import Manner
 from dni_fx.runtimes.whole import Whole
-from passes import Plan
 from passes.switches import switches_kept
 
 
@@ -51,6 +50,8 @@ class Member(Led):
         self.legs: deque[Leg] = deque()
         self.number, self._gathered = 0, -1  # the steps begun, and at which the model was whole
         self.holding, self.start = Holding(cut), Start(cut, self.updates, world)
+        self.shards = Shards(cut, self.replicas, runtime.shards)
+        self.updates.moved = self.shards.moved
         self.needed = Needed()
         self._ties: list[Tied] = []
         Places(cut, [world.device]).gather(world.device)
@@ -80,6 +81,8 @@ class Member(Led):
         except BaseException as error:
             self.fail(error)
             raise
+        finally:
+            self.shards.end()
 
     def _step(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any, context: Tensor | None
@@ -88,8 +91,10 @@ class Member(Led):
         call = self.opened(args, kwargs)
         graph = self.settled(call, self._capturing, self.runtime.name)
         self.anew.settle(self.number)
-        tied = self._tied(graph)
+        tied = self._tied(graph, context is not None)
         self.start.give([each.route for each in self._ties], self.number)
+        self.shards.cover(tied.route)
+        self.shards.begin()
         if self.holding.is_whole:
             self.holding.let_go([each.route.graph for each in self._ties], tied.route.within)
         tied.take(self.number - self.runtime.lag, more=not self.runtime.deterministic)
@@ -113,7 +118,7 @@ class Member(Led):
             seed = f"{self.runtime.seed}" + f", {self.replicas.number}" * bool(self.replicas.number)
             streams, everything = Streams(seed, cutting.step.number), set(range(route.loss))
             manner = Manner(due, everything, passage, streams=streams, within=route.within)
-            leg = Leg(self, route.graph, values, manner, route, self.post, self.number)
+            leg = Leg(self, route.graph, values, manner, route, self.post, self.number, self.shards)
             leg.postpones = self.replicas.count > 1
             versions = {name: buffer._version for name, buffer in route.common_buffers.items()}
             outcome = leg.run(target)
@@ -149,7 +154,7 @@ class Member(Led):
             self._gather(alone=False)
         yield
 
-    def _tied(self, graph: CutGraph) -> Tied:
+    def _tied(self, graph: CutGraph, shows_labels: bool) -> Tied:
         for known in self._ties:
             if known.route.graph is graph:
                 return known
@@ -161,9 +166,7 @@ class Member(Led):
         self._refuse()  # which knows of synthesizers now
         route = Route(graph, self.post.rank, self.post.size)
         route.refuse_other_owners(known.route for known in self._ties)
-        plan = cutting_of(self.cut).plan
-        assert isinstance(plan, Plan)
-        self.world.agree(f"graph {self.number}", _facts_of(graph, plan))
+        self.world.agree(f"graph {self.number}", of_graph(self.cut, graph, shows_labels))
         self.settle()
         self._ties.append(made := Tied(route, self.post))
         return made
@@ -184,8 +187,9 @@ class Member(Led):
             )
 
     def _moved(self, names: Iterable[str]) -> list[nn.Parameter]:
-        """What these optimizers move, in an order that is the same in all replicas."""
-        return [each for name in sorted(names) for each in self.updates.owned[name].parameters.values()]
+        """What these optimizers move of which this process has the whole, in the order of all replicas."""
+        moved = [each for name in sorted(names) for each in self.updates.owned[name].parameters.values()]
+        return [each for each in moved if not self.shards.moved.is_part(each)]  # which have the mean already
 
     @override
     def settle(self) -> None:
@@ -203,6 +207,7 @@ class Member(Led):
         for each in tied:
             each.collect(self.number)
         if waiting:
+            self.shards.begin()
             self.replicas.average(self._moved(self.updates.owned))
         self.updates.flush()
         for each in tied:
@@ -223,7 +228,7 @@ class Member(Led):
         self._gathered = self.number
         if not (alone and self.world.rank):
             self.holding.take()
-        self._adopt()
+        self._adopt(alone)
         for at, tied in enumerate(self._ties):
             if not (alone and self.replicas.number):
                 Whole(self.cut, tied.route, self.post).gather(f"whole {self.number} {at}", alone)
@@ -243,24 +248,27 @@ class Member(Led):
             gathered = self.world.collected if alone else self.world.exchanged
             yield from gathered(topic, next(super().pieces()) if self.leads else nothing)
             return
-        self._adopt()
+        self._adopt(alone)
+        optimizers = self.shards.moved.gathered(self.updates.optimizers_state(), alone)
         if not alone:
-            yield from self.post.exchanged(topic, self._piece())
+            yield from self.post.exchanged(topic, self._piece(optimizers))
         elif not self.replicas.number:
-            yield from self.post.collected(topic, self._piece())
+            yield from self.post.collected(topic, self._piece(optimizers))
 
-    def _piece(self) -> dict[str, Any]:
+    def _piece(self, optimizers: dict[str, Any]) -> dict[str, Any]:
         """What of the state of the run this process has; what is nobody's is the first one's."""
-        optimizers = self.updates.optimizers_state()
         if self.post.rank:
             optimizers = {name: optimizers[name] for name in self.updates.owned}
         model = own_state(self.cut, [tied.route for tied in self._ties], self.post.rank)
         return {"model": model, "optimizers": optimizers}
 
-    def _adopt(self) -> None:
+    def _adopt(self, alone: bool) -> None:
         """Have what the first of several replicas has trained of its stages in the others of them."""
+        self.shards.fill(alone)
         for at, tied in enumerate(self._ties):
-            Whole(self.cut, tied.route, self.post).adopt(self.replicas.post, f"mine {self.number} {at}")
+            Whole(self.cut, tied.route, self.post).adopt(
+                self.replicas.post, f"mine {self.number} {at}", self.shards.originals
+            )
 
     @override
     @contextmanager
@@ -273,16 +281,9 @@ class Member(Led):
     @override
     def renew(self) -> None:
         self.settle()
+        self.updates.forget()  # the first process does, and none waits for gradients that it has not
+        self.reports.begin()
         self.holding.take()
+        self.shards.renew()
         self._gathered = -1
         self.start.renew()
-
-
-def _facts_of(graph: CutGraph, plan: Plan) -> dict[str, Any]:
-    """What must be the same everywhere for stages to fit together."""
-    text = json.dumps(sorted((str(anchor), stage) for anchor, stage in plan.stage_of.items()))
-    return {
-        "plan": f"{plan.summary} ({hashlib.sha256(text.encode()).hexdigest()[:12]})",
-        "boundaries": [[spec.name, spec.producer, *spec.consumers] for spec in graph.marked.specs],
-        "inputs": [list(shape) for shape in graph.capture.shapes],
-    }

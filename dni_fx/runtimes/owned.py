@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dni_fx.errors import StageError
+from dni_fx.runtimes.moved import Moved
 from dni_fx.runtimes.recipe import SchedulerFactory
 
 _SHOWN = (bool, int, float, str, tuple, list, type(None))
@@ -21,28 +22,36 @@ _SHOWN = (bool, int, float, str, tuple, list, type(None))
 class Owned:
     """An optimizer, what it moves by names in the model, and what changes its learning rate.
 
-    `options` is what both were made with, as text. A schedule changes some of that later.
+    `options` is what both were made with, as text. A schedule changes some of that later. `loaded` is what
+    its state was before it was divided, until it has moved.
     """
 
     optimizer: Optimizer
     parameters: Mapping[str, nn.Parameter]
     scheduler: LRScheduler | None
     options: dict[str, str]
+    moved: Moved
+    loaded: Mapping[int, Any] | None = None
 
     @staticmethod
     def of(
-        optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], schedule: SchedulerFactory | None
+        optimizer: Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        schedule: SchedulerFactory | None,
+        moved: Moved,
     ) -> Owned:
         """An optimizer that has just been made, and a schedule for it if there is to be one.
 
         Raises:
             StageError: none was made.
         """
+        moved.put(optimizer)
+        parts = {name: moved.of(each) for name, each in parameters.items()}
         options = options_of(optimizer)
         scheduler = None if schedule is None else schedule(optimizer)
         if schedule is not None and scheduler is None:
             raise StageError("scheduler= is to return what it has made for the optimizer, and returned None.")
-        return Owned(optimizer, parameters, scheduler, options | _options_of_schedule(scheduler))
+        return Owned(optimizer, parts, scheduler, options | _options_of_schedule(scheduler), moved)
 
     @property
     def has_gradients(self) -> bool:
@@ -51,11 +60,12 @@ class Owned:
 
     def state_dict(self) -> dict[str, Any]:
         """Its state, and what it is the state of."""
+        whole = {} if self.loaded is None else {"state": self.loaded}
         return {
             "parameters": list(self.parameters),
             "kinds": self._kinds(),
             "options": dict(self.options),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict() | whole,
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
         }
 
@@ -70,7 +80,9 @@ class Owned:
         if state["kinds"] != self._kinds():
             was, now = (" with ".join(filter(None, kinds)) for kinds in (state["kinds"], self._kinds()))
             raise StageError(f"the state of {name} is of {was}, and it is now moved by {now}.")
-        self.optimizer.load_state_dict(state["optimizer"])
+        whole = state["optimizer"]
+        self.optimizer.load_state_dict(dict(divided := self.moved.divided(self.optimizer, whole)))
+        self.loaded = None if divided is whole else whole["state"]
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         asked, self.options = self.options, self.options | state.get("options", {})
@@ -86,7 +98,7 @@ def options_of(optimizer: Optimizer) -> dict[str, str]:
     found: dict[str, str] = {}
     for at, group in enumerate(optimizer.param_groups):
         where = f" of group {at}" if at else ""
-        found |= {f"{key}{where}": each for key, each in _shown(group).items() if key != "params"}
+        found |= {f"{key}{where}": each for key, each in shown(group).items() if key != "params"}
     return found
 
 
@@ -95,10 +107,10 @@ def _options_of_schedule(scheduler: LRScheduler | None) -> dict[str, str]:
     if scheduler is None:
         return {}
     asked = inspect.signature(type(scheduler)).parameters.keys() - {"last_epoch"}
-    return _shown({key: value for key, value in scheduler.state_dict().items() if key in asked})
+    return shown({key: value for key, value in scheduler.state_dict().items() if key in asked})
 
 
-def _shown(options: Mapping[str, Any]) -> dict[str, str]:
+def shown(options: Mapping[str, Any]) -> dict[str, str]:
     """Those of the values whose text says what they are."""
     plain = {
         key: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from dni_fx.distributed.collectives import gathered, scattered_mean
 from dni_fx.distributed.post import Post
 from dni_fx.errors import StageError
 
@@ -38,6 +41,17 @@ class Replicas:
         self.number = mesh.get_local_rank("replica")
         self.pipeline = mesh["stage"].mesh.tolist()
         self.post = world.among(mesh["replica"].mesh.tolist())
+        self._columns: list[list[int]] = mesh.mesh.T.tolist()
+
+    def mesh_of_shards(self) -> DeviceMesh:
+        """This process and its replicas, for tensors of which each has a part: all processes ask for it.
+
+        What torch sends on it waits for a process for no longer than the wire does.
+        """
+        patience = timedelta(seconds=self.post.wire.patience)
+        group, _ = dist.new_subgroups_by_enumeration(self._columns, timeout=patience)
+        assert isinstance(group, dist.ProcessGroup)
+        return DeviceMesh.from_group(group, self.post.device.type)
 
     def share(self, tree: Any) -> Any:
         """This replica's part of a batch: of every tensor that has as many rows as the first one.
@@ -87,18 +101,6 @@ class Replicas:
         return [any(each) for each in zip(*told, strict=True)]
 
     def _mean(self, whole: Tensor) -> Tensor:
-        """The mean of this tensor over all replicas: each has a part of it to add up, and tells the others.
-
-        By the wire, and not as one of torch's collectives, which hold a process for half an hour where
-        another one has fallen silent.
-        """
-        parts = whole.tensor_split(self.count)
-        for other in self.post.others:
-            self.post.send(other, "part", parts[other])
-        total = torch.zeros_like(parts[self.number])
-        for rank in range(self.count):
-            total += parts[rank] if rank == self.number else self.post.take(rank, "part")
-        total /= self.count
-        self.post.send_all("mean", total)
-        known = [total if at == self.number else self.post.take(at, "mean") for at in range(self.count)]
-        return torch.cat(known)
+        """The mean of this tensor over all replicas: each adds up a part of it, and tells the others."""
+        mean = scattered_mean(self.post, "part", whole.tensor_split(self.count))
+        return torch.cat(gathered(self.post, "mean", mean))

@@ -30,7 +30,7 @@ class Route:
     def __post_init__(self) -> None:
         if len(self.graph.road.stages) < self.ranks:
             raise StageError(
-                f"there are {counted(self.ranks, 'process')[:-1]}es for "
+                f"there are {counted(self.ranks, 'process')} for "
                 f"{counted(len(self.graph.road.stages), 'stage')}. Cut the model into more, or start fewer."
             )
 

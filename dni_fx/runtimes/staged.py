@@ -76,6 +76,7 @@ class Staged(Worker):
         for index, parameters in named.items():
             self.updates.own(f"stage {index}", parameters)
         self.own_learners()
+        last |= {self.updates.moved.of(each): at for each, at in last.items()}
         due: dict[int, list[str]] = defaultdict(list)
         for name, owned in self.updates.owned.items():
             if not name.startswith(f"{CONTAINER}."):

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from dni_fx.decoupled import Decoupled
 from dni_fx.errors import StageError
+from dni_fx.runtimes.moved import Moved, Undivided
 from dni_fx.runtimes.owned import Owned
 from dni_fx.runtimes.recipe import Recipe
 from dni_fx.warning import warn
@@ -31,6 +32,7 @@ class Updates:
         self.cut = cut
         self.recipe = recipe
         self.owned: dict[str, Owned] = {}
+        self.moved: Moved = Undivided()
         self._moved: set[nn.Parameter] = set()
         self.batches = 0
         self.scaler: GradScaler | None = None
@@ -55,7 +57,7 @@ class Updates:
         while name in self.owned:
             name = f"{name}, later"
         optimizer = _made(self.recipe, list(fresh.values()))
-        self.owned[name] = Owned.of(optimizer, fresh, self.recipe.scheduler)
+        self.owned[name] = Owned.of(optimizer, fresh, self.recipe.scheduler, self.moved)
         self._moved |= set(fresh.values())
         if self._waiting and name not in self._waiting:
             known = ", ".join(self._waiting)
@@ -159,8 +161,8 @@ class Updates:
     def forget(self) -> None:
         """Let go of gradients that wait: of a run that was broken off."""
         self.batches = 0
-        for owned in self.owned.values():
-            owned.optimizer.zero_grad()
+        for parameter in self.cut.parameters():  # of several processes, another one may be to move it
+            parameter.grad = None
 
     def end_epoch(self, loss: float) -> None:
         """Move the schedulers that move after epochs, or when this loss falls no more.
@@ -240,16 +242,17 @@ class Updates:
             self.scaler.unscale_(optimizer)
             self._was_scaled = True
         if self.recipe.clip:
-            nn.utils.clip_grad_norm_(owned.parameters.values(), self.recipe.clip)
+            self.moved.clip(owned.parameters.values(), self.recipe.clip)
         skips: list[Any] = []
         # A scaler may leave a step out, which is none for the scheduler either. A fused optimizer it calls
         # all the same, and tells it while it does that there is nothing to do.
         hook = optimizer.register_step_post_hook(lambda *of: skips.append(getattr(optimizer, "found_inf", 0)))
         if self.scaler is None:
-            optimizer.step()
+            self.moved.step(optimizer)
         elif has_gradients:
             self.scaler.step(optimizer)
         hook.remove()
+        owned.loaded = None
         optimizer.zero_grad()
         if owned.scheduler is None or self._waits_for_epochs(owned.scheduler):
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -21,12 +21,18 @@ class Whole:
         self.route = route
         self.post = post
 
-    def adopt(self, peers: Post, topic: str) -> None:
-        """Have what the first of several replicas has trained of these stages, in the others of them."""
+    def adopt(self, peers: Post, topic: str, besides: Collection[Tensor]) -> None:
+        """Have what the first of several replicas has trained of these stages, in the others of them.
+
+        That is all `besides` parameters that they share.
+        """
         if peers.size == 1:
             return
         if peers.rank == 0:
-            peers.send_all(topic, copied(self._trained()))
+            weights, interfaces = self._trained()
+            shared = {name for name in self.route.owned if self.route.parameters[name] in besides}
+            own = {name: each for name, each in weights.items() if name not in shared}
+            peers.send_all(topic, copied((own, interfaces)))
         else:
             self._put(*peers.take(0, topic))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dni_fx.decoupled import Decoupled, dnis
 from dni_fx.errors import StageError
+from dni_fx.synthesizers import Remembering
 from passes.boundary import CONTAINER
 from passes.words import counted
 
@@ -43,11 +44,24 @@ def refuse_misfits(cut: Decoupled, model: Mapping[str, Tensor]) -> None:
     if not dnis(cut):  # synthesizers are made with the first batch, and their state waits for that
         model = {key: value for key, value in model.items() if not key.startswith(f"{CONTAINER}.")}
         own = {key: value for key, value in own.items() if not key.startswith(f"{CONTAINER}.")}
-    kept = {key for key, value in model.items() if key in own and own[key].shape == value.shape}
+    free = _memories(cut)
+    kept = {
+        key for key, value in model.items() if key in own and (key in free or own[key].shape == value.shape)
+    }
     wrong = sorted(key for key in own.keys() | model.keys() if key not in kept and not _comes_and_goes(key))
     if wrong:
         some = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         raise StageError(f"the state is of another model, or another plan: it differs in {some}.")
+
+
+def _memories(cut: Decoupled) -> set[str]:
+    """Where synthesizers keep what they have heard, the shape of which follows the batches."""
+    return {
+        f"{CONTAINER}.{name}.learner.{key}"
+        for name, dni in dnis(cut).items()
+        if isinstance(dni.learner, Remembering)
+        for key, _ in dni.learner.named_buffers()
+    }
 
 
 def _comes_and_goes(key: str) -> bool:

@@ -66,14 +66,9 @@ class Loop:
 
     def _epoch(self, asked: Asked) -> None:
         trainer, number = self.trainer, len(self.trainer.epochs)
-        start = time.perf_counter() - trainer.sofar.seconds
-        for batch in self._batches(number):
-            self._step(batch)
-            trainer.sofar.seconds = time.perf_counter() - start
-            if not trainer.worker.updates.batches:  # none whose gradients would be lost
-                self._pause(asked)
-        trainer.worker.flush()
-        self._note(trainer.worker.rest())
+        self._pass(number, asked)
+        if self.order.is_resuming:  # a callback has gone back to a state, which is of another pass
+            return
         if not trainer.sofar.steps:
             again = "cannot be read a second time; pass a list or a DataLoader" if number else "are empty"
             raise StageError(f"epoch {number + 1} has no batch: the batches {again}.")
@@ -93,6 +88,21 @@ class Loop:
         if self.path is not None:
             self._save(self.path)
         asked.obey()
+
+    def _pass(self, number: int, asked: Asked) -> None:
+        """Train on the batches of one epoch, until a callback goes back to a state."""
+        trainer = self.trainer
+        start = time.perf_counter() - trainer.sofar.seconds
+        for batch in self._batches(number):
+            self._step(batch)
+            if not self.order.is_resuming:
+                trainer.sofar.seconds = time.perf_counter() - start
+                if not trainer.worker.updates.batches:  # none whose gradients would be lost
+                    self._pause(asked)
+            if self.order.is_resuming:
+                return
+        trainer.worker.flush()
+        self._note(trainer.worker.rest())
 
     def _batches(self, number: int) -> Iterator[Any]:
         """The batches of one epoch; if they break off with an error, the run is kept as far as it came."""

@@ -87,9 +87,13 @@ class Order:
     def state_dict(self) -> dict[str, Any]:
         """Where the pass is, how it began, and the state of every random generator now.
 
+        Where it goes back to when the next pass begins, it is already.
+
         Raises:
             StageError: it is in the middle of a pass and could not go on there.
         """
+        if self._waiting is not None:
+            return dict(self._waiting)
         if self.read and not (self.is_through or self.is_resumable):
             raise StageError(f"a {type(self.batches).__name__} cannot go on in the middle of a pass.")
         loader = self.batches.state_dict() if isinstance(self.batches, Stateful) else None

@@ -264,6 +264,8 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a state that `state_dict` returned; the loader goes back when `fit` has it.
 
+        In a callback it goes back with the next batch, which is the one that came after the state.
+
         Raises:
             StageError: it is of another model, or of another way to train.
         """

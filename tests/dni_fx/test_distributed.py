@@ -183,3 +183,8 @@ class Branching(nn.Module):
 def test_code_that_branches_on_data_is_refused():
     found = run_ranks(tried, 2, Branching, "one")
     assert all("branches on data" in each for each in found), found
+
+
+def test_more_processes_than_stages_are_refused():
+    found = run_ranks(tried, 3, Two, "one")
+    assert all("there are 3 processes for 2 stages" in each for each in found), found

@@ -1,6 +1,7 @@
 """Capture, cut and check the models of the zoo: `python -m tests.zoo [PATTERN ...]`.
 
 With --round-trip: cut, save, load, verify, export and run each in onnxruntime, whole and stage by stage.
+With --training-export: cut, write a training step, and train by it without PyTorch, exact and decoupled.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from rich.progress import Progress
 
 from tests.silence import silence
 from tests.zoo.checks import FAMILIES, Subject, examine, subjects
-from tests.zoo.round_trip import first_dtype, travel
+from tests.zoo.lessons import LESSONS
+from tests.zoo.round_trip import STEPS, first_dtype, travel
 from tests.zoo.table import summary, table_of, trips_of, write
 
 
@@ -33,9 +36,10 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(dict.fromkeys(subject.name for subject in chosen)))
         return 0
-    if options.round_trip:
+    steps = LESSONS if options.training_export else STEPS if options.round_trip else None
+    ask: Callable[..., Any] = examine if steps is None else partial(travel, steps=steps)
+    if steps is not None:
         chosen = [subject for subject in chosen if subject.dtype == first_dtype(subject)]
-    ask = travel if options.round_trip else examine
     rows: list[Any] = []
     for row in _examined(chosen, lambda subject: ask(subject, options.plan, options.stages)):
         rows.append(row)
@@ -43,7 +47,7 @@ def main(given: Sequence[str] | None = None) -> int:
             write(rows, options.json)
     out = Console(markup=False, highlight=False, emoji=False)
     out = out if out.is_terminal else Console(markup=False, highlight=False, emoji=False, width=_WIDE)
-    out.print(trips_of(rows) if options.round_trip else table_of(rows))
+    out.print(table_of(rows) if steps is None else trips_of(rows, steps))
     out.print(summary(rows))
     return int(any(row.failed for row in rows))
 
@@ -64,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plan", default="", help="a plan instead, such as bottleneck")
     parser.add_argument("--round-trip", action="store_true", help="to files and back, and to onnxruntime")
+    parser.add_argument("--training-export", action="store_true", help="to a device, and trained there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as well")
     parser.add_argument("--list", action="store_true", help="print the names and do nothing")
     return parser

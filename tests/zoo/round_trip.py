@@ -124,7 +124,10 @@ def chain(luggage: Luggage, trip: Trip) -> None:
     _compare(luggage, trip, shapes, chained.run)
 
 
-STEPS: dict[str, Callable[[Luggage, Trip], None]] = {
+Steps = Mapping[str, Callable[[Luggage, Trip], None]]
+"""What a model goes through, in order."""
+
+STEPS: Steps = {
     "decouple": decouple,
     "save": save,
     "load": load,
@@ -156,13 +159,13 @@ def first_dtype(subject: Subject) -> torch.dtype:
     return torch.float64 if subject.family == "hand" else torch.float32
 
 
-def travel(subject: Subject, plan: str = "", stages: int = 3) -> Trip:
+def travel(subject: Subject, plan: str = "", stages: int = 3, steps: Steps = STEPS) -> Trip:
     """Take a model through the steps, to the first that fails; what fails is in the row."""
     trip = Trip(subject.name, subject.family, "float32")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, _no_random_state():
         luggage = Luggage(subject, Path(folder), plan, stages, Decoupled.__new__(Decoupled))
-        for name, step in STEPS.items():
+        for name, step in steps.items():
             try:
                 step(luggage, trip)
             except Exception as error:  # any model's code runs here, and the next row is wanted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,9 +25,9 @@ def table_of(rows: Sequence[Row]) -> Table:
     return _table(rows, _TEXTS, _NUMBERS, tuple(CHECKS))
 
 
-def trips_of(rows: Sequence[Trip]) -> Table:
+def trips_of(rows: Sequence[Trip], steps: Iterable[str] = STEPS) -> Table:
     """A line for each model: what its file shows, how far outputs are apart, the steps it came through."""
-    return _table(rows, _TEXTS[:2], _TRIP_NUMBERS, tuple(STEPS))
+    return _table(rows, _TEXTS[:2], _TRIP_NUMBERS, tuple(steps))
 
 
 def _table(

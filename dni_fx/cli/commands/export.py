@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,15 +11,55 @@ import typer
 
 from dni_fx.cli.commands.base import Request
 from dni_fx.cli.commands.options import CutRequest, DryRun, ModelRequest
+from dni_fx.cli.commands.training import LossName
 from dni_fx.cli.completion import completing
+
+
+class Form(StrEnum):
+    """What a file says of a model."""
+
+    INFERENCE = "inference"
+    TRAINING = "training"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LessonRequest:
+    """What a device is to train a model for, with --form training; nothing for what was left open."""
+
+    loss: Annotated[
+        LossName | None,
+        typer.Option(help="What a device is to minimize: cross-entropy if not said.", show_default=False),
+    ] = None
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHAPE",
+            help="An example of the targets, such as 8:int64<10; such as the loss takes them if not said.",
+        ),
+    ] = None
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="What moves the weights there, such as momentum:momentum=0.8: adam if not said.",
+        ),
+    ] = None
+    lr: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Its learning rate, unless the device names another: 0.001 if not said."),
+    ] = None
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Show the labels to the synthesizers there (cDNI).")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Request):
     """Write a cut model in another format.
 
-    It is the inference graph, and shows the boundaries as nodes. The file, or the folder of stages, is
-    compared with PyTorch before it is put in its place; --dry-run does that in a temporary folder beside it.
+    It is the inference graph, and shows the boundaries as nodes; with --form training it is a folder of
+    graphs by which a device trains the model without PyTorch. The file, or the folder, is compared with
+    PyTorch before it is put in its place; --dry-run does that in a temporary folder beside it.
     """
 
     name = "export"
@@ -32,17 +73,21 @@ class Export(Request):
             "--output",
             "-o",
             metavar="FILE",
-            help="The .onnx file to write; for onnx-stages a folder.",
+            help="The .onnx file to write; for onnx-stages and --form training a folder.",
             show_default=False,
         ),
     ]
+    form: Annotated[Form, typer.Option(help="What the model computes, or how it is trained.")] = (
+        Form.INFERENCE
+    )
     exporter: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="SPEC",
-            help="The format, such as onnx:opset=20 or onnx-stages.",
+            help="The format, such as onnx:opset=20 or onnx-stages; onnx or onnx-training if not said.",
             autocompletion=completing("exporters"),
         ),
-    ] = "onnx"
+    ] = None
+    lesson: LessonRequest
     cut: CutRequest
     dry_run: DryRun = False

@@ -20,8 +20,9 @@ def compared(path: Path, entry: Entry, traced: Traced, slack: float) -> float:
     """The largest difference of a result from PyTorch's at the example, by the norm, relative.
 
     Relative to its own norm and the largest of its kind, since a gradient that is zero in truth is noise
-    in both. What an optimizer has moved may be off by `slack` in each element, by which Adam may move what has such a
-    gradient. With random numbers, which PyTorch draws in another way, the program stands for the model.
+    in both. What an optimizer has moved may be off by `slack` in each element, by which Adam may move
+    what has such a gradient. With random numbers, which PyTorch draws in another way, the program stands
+    for the model.
 
     Raises:
         ExportError: they disagree, or the file does not run.
@@ -47,8 +48,8 @@ def compared(path: Path, entry: Entry, traced: Traced, slack: float) -> float:
         allowed = _TOLERANCE * size + (slack * math.sqrt(want.numel()) if _is_moved(name) else 0.0)
         if not gap <= allowed:
             raise ExportError(
-                f"{name} in {path.name} is off by {gap:.3g} from PyTorch's (allowed {allowed:.3g}). Nothing was "
-                "written."
+                f"{name} in {path.name} is off by {gap:.3g} from PyTorch's (allowed {allowed:.3g}). Nothing "
+                "was written."
             )
         worst = max(worst, gap / size if size and not _is_moved(name) else 0.0)
     return worst

@@ -77,8 +77,8 @@ class Known:
 class Assembly:
     """Takes a step of a model apart into functions.
 
-    Stages that wait for nobody go forward and backward in one. What holds an output of the model waits for the
-    loss, as all stages do where true gradients go up.
+    Stages that wait for nobody go forward and backward in one. What holds an output of the model waits
+    for the loss, as all stages do where true gradients go up.
     """
 
     def __init__(self, graph: CutGraph, dnis: Mapping[str, DNI], call: Call, asked: Asked) -> None:
@@ -159,7 +159,7 @@ class Assembly:
             )
 
     def evaluation(self, graph: CutGraph) -> Iterator[Entry]:
-        """The graphs of the stages in eval mode, of which this is the graph; inputs have the names they have here."""
+        """The graphs of the stages in eval mode, whose graph this is; inputs have the names of here."""
         same = dict(zip(graph.road.split.inputs, self.graph.road.split.inputs, strict=True))
         known = Known(self.known.shapes, dict(self.known.real), dict(self.known.fake))
         fixed: dict[str, Any] = {}
@@ -228,7 +228,7 @@ class Assembly:
                 known.add(f"s:{dni.spec.name}:{key}", value)
 
     def _pass(self, stage: Stage) -> None:
-        """Take in what a stage has and writes; what that has no use for in a file is told to those who read it."""
+        """Take in what a stage has, and what it writes at the example."""
         known = self.known
         _hold(known, stage)
         for name, parameter in stage.named_parameters().items():

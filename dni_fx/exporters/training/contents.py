@@ -10,16 +10,15 @@ from torch import Tensor
 
 from dni_fx.device.manifest import NAME, Boundary, Graph, Manifest, Shared, Stage
 from dni_fx.device.manifest import Tensor as Taken
-from dni_fx.exporters.training.assembly import EVAL, Assembly, Entry
+from dni_fx.exporters.training.assembly import Assembly, Entry
 from dni_fx.exporters.training.moves import Move
 from dni_fx.exporters.training.tracing import Traced
 
 _KEPT = ("p:", "b:", "s:")
-_SYNTHESIZERS = 3e-3
 
 
 class Contents:
-    """Takes in one written graph after another. `slack` is how far weights may be off that an optimizer moves."""
+    """Takes in one written graph after another; `slack` is by how much moved weights may be off."""
 
     def __init__(self, assembly: Assembly, move: Move, rate: float) -> None:
         self.assembly = assembly

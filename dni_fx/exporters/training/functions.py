@@ -19,6 +19,7 @@ from dni_fx.dni import DNI
 from dni_fx.exporters.training import synthesis
 from dni_fx.exporters.training.moves import Move
 from dni_fx.exporters.training.tracing import Shapes, plain_kernels
+from dni_fx.gradients import gradients_of
 from dni_fx.stage import Stage, carries_gradient
 from dni_fx.stateless import run_with
 
@@ -120,16 +121,17 @@ class StageStep:
     def _end(
         self, given: Named, wanted: Mapping[str, Tensor], values: Sequence[Tensor], ups: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """Gradients of what is wanted, and what is moved by them."""
-        found = torch.autograd.grad(values, list(wanted.values()), ups, allow_unused=True) if values else ()
-        gradients = {
-            name: torch.zeros_like(each) if gradient is None else gradient
-            for (name, each), gradient in zip(wanted.items(), found or [None] * len(wanted), strict=True)
-        }
+        """Gradients of what is wanted, and what is moved by them; what has none stays where it is."""
+        tensors = list(wanted.values())
+        found = gradients_of(values, ups, tensors, may_reenter=False) if values else [None] * len(tensors)
+        known = dict(zip(wanted, found, strict=True))
         told = {
-            name: each for name, each in gradients.items() if name[3:] not in self.moved or name[:2] == "g:"
+            name: torch.zeros_like(wanted[name]) if each is None else each
+            for name, each in known.items()
+            if name.startswith("g:") or name.removeprefix("gp:") in self.lent
         }
-        return told | moved(self.move, {name: gradients[f"gp:{name}"] for name in self.moved}, given)
+        gradients = {name: each for name in self.moved if (each := known[f"gp:{name}"]) is not None}
+        return told | moved(self.move, gradients, given)
 
     def _name(self, value: str) -> str:
         return self.names.get(value, value)
@@ -184,8 +186,8 @@ def loss(
 ) -> Any:
     """The loss of the model's outputs, and their gradients, as a function.
 
-    `result` is the flat list of outputs with a name for each that is a value, and `target` the tree of names of
-    the targets.
+    `result` is the flat list of outputs with a name for each that is a value, and `target` the tree of
+    names of the targets.
     """
 
     def judged(given: Named) -> dict[str, Tensor]:
@@ -194,7 +196,7 @@ def loss(
         flat = [values[each] if isinstance(each, str) else each for each in result]
         targets = pytree.tree_map(lambda name: given[name], target)
         found = function(pytree.tree_unflatten(flat, spec), targets)
-        gradients = torch.autograd.grad(found, list(live.values()), allow_unused=True)
+        gradients = gradients_of([found], [None], list(live.values()), may_reenter=False)
         both = zip(live.items(), gradients, strict=True)
         told = {f"g:{name}": torch.zeros_like(v) if g is None else g for (name, v), g in both}
         return {LOSS: found.detach().reshape(())} | told

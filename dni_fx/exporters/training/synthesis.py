@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +11,9 @@ from torch.func import functional_call
 
 from dni_fx.dni import DNI
 from dni_fx.exporters.training.moves import AdamW
+from dni_fx.gradients import gradients_of
 from dni_fx.scale import MEMORY
 from dni_fx.step import wide
-from dni_fx.synthesizers.base import Guess, Remembering
 
 _LEARNER = "learner."
 
@@ -31,7 +32,7 @@ def refusals(dni: DNI) -> list[str]:
         asked.append(f"{dni.synthesizer}, which learns from the loss")
     if dni.synthesizer.exact:
         asked.append(f"{dni.synthesizer}, which passes true gradients")
-    if isinstance(dni.learner, Remembering):
+    if dni.remembers:
         asked.append(f"{dni.synthesizer}, which keeps something of true gradients")
     if dni.spec.group or dni.spec.delay or dni.spec.rate > 1:
         asked.append("state that is carried from step to step")
@@ -96,7 +97,7 @@ def learned(
     return {**scale, **{key: torch.where(learns, each, state[key]) for key, each in moved.items()}}
 
 
-def _asked(dni: DNI, state: Mapping[str, Tensor], values: Sequence[Tensor], context: Tensor | None) -> Guess:
+def _asked(dni: DNI, state: Mapping[str, Tensor], values: Sequence[Tensor], context: Tensor | None) -> Any:
     held = {key.removeprefix(_LEARNER): each for key, each in state.items() if key.startswith(_LEARNER)}
     return functional_call(dni.learner, held, (tuple(value.detach() for value in values), context))
 
@@ -121,7 +122,7 @@ def _observed(state: Mapping[str, Tensor], squares: Tensor, is_true: Tensor) -> 
 
 
 def _slopes(
-    guess: Guess, truths: Sequence[Tensor], units: Tensor, batch: Tensor, weights: list[Tensor]
+    guess: Any, truths: Sequence[Tensor], units: Tensor, batch: Tensor, weights: list[Tensor]
 ) -> list[Tensor]:
     """The gradients of the weights of the mean of (guess - truth)² in units, and of the guess's objective."""
     heads: list[Tensor] = []
@@ -139,7 +140,7 @@ def _slopes(
         ups.append(torch.ones_like(guess.objective))
     if not heads:
         return [torch.zeros_like(weight) for weight in weights]
-    found = torch.autograd.grad(heads, weights, ups, allow_unused=True)
+    found = gradients_of(heads, ups, weights, may_reenter=False)
     return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
 
 

@@ -49,7 +49,7 @@ class Shapes:
         context: Any = StatelessSymbolicContext(
             dynamic_sizes=sizes,
             dynamic_strides=[DimDynamic.INFER_STRIDE] * tensor.dim(),
-            constraint_sizes=[None] * tensor.dim(),  # pyright: ignore[reportArgumentType]
+            constraint_sizes=[None] * tensor.dim(),
         )
         return self.mode.from_tensor(tensor.detach(), symbolic_context=context)
 
@@ -62,8 +62,8 @@ class Shapes:
 def trace(function: Function, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Traced:
     """The program of a function, whose arguments are like the `fake` ones; it is made at the `real` ones.
 
-    Operators that ONNX lacks are taken apart, random ones by the argument `seed`. An argument that nothing hangs
-    on is none of the program's.
+    Operators that ONNX lacks are taken apart, random ones by the argument `seed`. An argument that
+    nothing hangs on is none of the program's.
     """
     names, made = list(real), list[str]()
 

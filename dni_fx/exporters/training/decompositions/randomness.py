@@ -1,7 +1,7 @@
 """Random numbers that a seed tells, by operators that every runtime has.
 
-ONNX's own random operators take no seed but one that is fixed in the file, and two graphs, such as one that runs a
-stage forward and one that runs it again before it goes backward, would draw other numbers.
+ONNX's own random operators take no seed but one that is fixed in the file, and two graphs, such as one
+that runs a stage forward and one that runs it again before it goes backward, would draw other numbers.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def drawing(seed: Tensor) -> Generator[Source]:
 def uniform(shape: Sequence[Any], dtype: torch.dtype) -> Tensor:
     """Numbers in [0, 1) by the seed, the number of this draw, and the place of each.
 
-    A place is mixed with the seed by squares modulo a prime, with multiples of the place added, so that nothing
-    is larger than 62 bits. It is no good for secrets.
+    A place is mixed with the seed by squares modulo a prime, with multiples of the place added, so that
+    nothing is larger than 62 bits. It is no good for secrets.
     """
     source = _SOURCE.get()
     if source is None:

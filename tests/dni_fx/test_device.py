@@ -1,0 +1,183 @@
+"""A device trains as PyTorch does: decoupled as the runtime `local`, exact as plain backpropagation."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+import dni_fx
+import dni_fx.device
+from dni_fx.device.manifest import NAME, read_manifest
+from tests.device_nets import CASES
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder for each net, and the net, written when it is first asked for."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp("written") / name
+            made[name] = folder, CASES[name].written(folder)
+        return made[name]
+
+    return of
+
+
+@pytest.fixture
+def opened(written, tmp_path):
+    """A session on a copy of a folder."""
+
+    def of(name, **options):
+        if not (tmp_path / name).exists():
+            shutil.copytree(written(name)[0], tmp_path / name)
+        return dni_fx.device.open(tmp_path / name, **options)
+
+    return of
+
+
+def off(found, expected):
+    gap = np.linalg.norm(found.astype(np.float64) - expected.astype(np.float64))
+    return float(gap / (np.linalg.norm(expected) + 1e-12))
+
+
+def steps(session, case, count=10):
+    return [session.step(x.numpy(), y.numpy()) for x, y in case.batches(count)]
+
+
+@pytest.mark.parametrize("mode", ["decoupled", "exact"])
+@pytest.mark.parametrize("name", CASES)
+def test_ten_steps_are_those_of_pytorch(name, mode, written, opened):
+    case, session = CASES[name], opened(name, mode=mode)
+    found = steps(session, case)
+    losses, model = case.trained(written(name)[1], mode)
+    tolerance = 1e-3 if case.optimizer == "adam" else 1e-4  # Adam makes rounding large where a gradient is 0
+    assert max(abs(mine - theirs) for mine, theirs in zip(found, losses, strict=True)) < 1e-4
+    state = model.state_dict()
+    for key, value in session.weights().items():
+        assert off(value, state[key].numpy()) < tolerance or not value.any(), key
+    (x, _), *_ = case.batches()
+    (outputs,) = session.predict(x.numpy())
+    assert off(outputs, model.eval()(x).detach().numpy()) < tolerance
+
+
+@pytest.mark.parametrize("mode", ["decoupled", "exact"])
+def test_stages_that_are_streamed_train_as_those_that_stay(mode, opened, tmp_path):
+    case, session = CASES["layers"], opened("layers", mode=mode)
+    kept = steps(session, case)
+    (tmp_path / "other").mkdir()
+    shutil.rmtree(tmp_path / "layers")
+    streamed = opened("layers", mode=mode, memory=1)
+    assert steps(streamed, case) == kept
+    assert len(streamed.store._held) == 1
+    for key, value in session.weights().items():
+        assert np.array_equal(value, streamed.weights()[key])
+
+
+def test_what_is_flushed_goes_on_where_it_was(opened):
+    case, whole = CASES["layers"], opened("layers")
+    losses = steps(whole, case, 6)
+    first = opened("layers")
+    assert steps(first, case, 3) == losses[:3]
+    first.flush()
+    second = opened("layers")
+    assert second.steps == 3
+    rest = [*case.batches(6)][3:]
+    assert [second.step(x.numpy(), y.numpy()) for x, y in rest] == losses[3:]
+    assert opened("layers").steps == 3
+
+
+def test_weights_go_back_to_pytorch_by_their_names(written, opened, tmp_path):
+    case, session = CASES["images"], opened("images")
+    steps(session, case)
+    session.save(tmp_path / "trained.safetensors")
+    model = case.net()
+    missing = model.load_state_dict(load_file(tmp_path / "trained.safetensors"), strict=True)
+    assert not missing.missing_keys
+    (x, y), *_ = case.batches()
+    (outputs,) = session.predict(x.numpy())
+    with torch.no_grad():
+        assert off(outputs, model.eval()(x).numpy()) < 1e-5
+    judged = session.evaluate([(x.numpy(), y.numpy())])
+    assert judged["loss"] == pytest.approx(float(F.cross_entropy(torch.tensor(outputs), y)), abs=1e-5)
+    assert judged["accuracy"] == float((outputs.argmax(1) == y.numpy()).mean())
+    again = opened("images")
+    again.load(tmp_path / "trained.safetensors")
+    assert np.array_equal(again.predict(x.numpy())[0], outputs)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+import numpy as np
+import dni_fx.device
+session = dni_fx.device.open(sys.argv[1])
+x, y = np.ones((4, 6), np.float32), np.arange(4)
+losses = [session.step(x, y) for _ in range(5)]
+session.save(sys.argv[2])
+assert sys.modules["torch"] is None
+print(losses[0] > losses[-1] > 0)
+"""
+
+
+def test_a_process_without_torch_trains(opened, tmp_path):
+    opened("layers")
+    asked = [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path / "layers"), str(tmp_path / "out.safetensors")]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert (told.stdout, told.stderr) == ("True\n", "")
+    assert load_file(tmp_path / "out.safetensors").keys() == CASES["layers"].net().state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "what"),
+    [
+        (np.ones((4, 5), np.float32), np.zeros(4, np.int64), "has shape (batch, 6), and (4, 5) is given"),
+        (np.ones((4, 6)), np.zeros((4, 1), np.int64), "has shape (batch), and (4, 1) is given"),
+        ({"y": np.ones((4, 6))}, np.zeros(4, np.int64), "missing: input"),
+        (np.ones((4, 6)), np.zeros(4), "target is int64, and float64 is given"),
+        (np.ones((4, 6)), {"target": np.zeros(4, int), "more": 1}, "and not more"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(inputs, targets, what, opened):
+    with pytest.raises(dni_fx.device.DeviceError, match=re.escape(what)):
+        opened("layers").step(inputs, targets)
+
+
+def test_a_folder_that_is_not_whole_is_refused(opened, tmp_path):
+    opened("layers")
+    folder = tmp_path / "layers"
+    with pytest.raises(dni_fx.device.DeviceError, match="dni-fx export --form training"):
+        dni_fx.device.open(tmp_path / "nothing")
+    told = json.loads((folder / NAME).read_text())
+    for change in (
+        {"format": "other"},
+        {"version": 99},
+        {"stages": 3},
+        {"loss": {**told["loss"], "file": "../x"}},
+    ):
+        (folder / NAME).write_text(json.dumps({**told, **change}))
+        with pytest.raises(dni_fx.device.DeviceError):
+            dni_fx.device.open(folder)
+    (folder / NAME).write_text(json.dumps(told))
+    (folder / "stage_1.safetensors").write_bytes(b"damaged")
+    with pytest.raises(dni_fx.device.DeviceError, match="stage_1"):
+        dni_fx.device.open(folder)
+
+
+def test_a_manifest_is_read_as_it_was_written(written):
+    folder, _ = written("tied")
+    known = read_manifest(folder)
+    assert json.loads(known.to_json()) == json.loads((folder / NAME).read_text())
+    assert known.shared is not None
+    assert known.shared.names == ("twice.weight", "twice.bias")
+    assert {each.name for each in folder.iterdir()} == set(known.files)
