@@ -54,6 +54,7 @@ def test_the_script_is_under_60_lines_and_imports_only_the_library_torch_and_wha
     nodes = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.Import | ast.ImportFrom)]
     names = {each.module if isinstance(each, ast.ImportFrom) else each.names[0].name for each in nodes}
     assert {name.partition(".")[0] for name in names} <= MAY_IMPORT
+    assert {name for name in names if name.startswith("dni_fx.")} == {"dni_fx.device"}  # verbs are enough
 
 
 def test_the_page_asks_for_nothing_that_lies_elsewhere():

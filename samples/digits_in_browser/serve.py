@@ -12,8 +12,6 @@ from torch import nn
 
 import dni_fx
 from dni_fx.device import WEB
-from dni_fx.exporters.onnx_training import Lesson, OnnxTraining
-from dni_fx.exporters.training.moves import Adam
 
 PAGE = Path(__file__).parent
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -39,8 +37,8 @@ def write(out: Path, runtime: Path) -> None:
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     image, digit = torch.rand(4, 64), torch.arange(4)
     cut = dni_fx.decouple(net, (image,), plan="at:after=1+3", synthesizer="critic", interface="dni:guard=0")
-    lesson = Lesson((image,), {}, digit, F.cross_entropy, Adam(), 3e-3, labels_as_context=True)
-    print(OnnxTraining().write(cut, out / "model", lesson), flush=True)
+    options = {"loss": F.cross_entropy, "rate": 3e-3, "labels_as_context": True}
+    print(dni_fx.export_training(cut, out / "model", targets=digit, **options), flush=True)
 
 
 if __name__ == "__main__":

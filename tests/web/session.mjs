@@ -40,6 +40,9 @@ for (const [inputs, targets, message] of [
   [x, undefined, /missing: target/], [null, y, /is given/], ["x", y, /is given/], [[["a"]], y, /string in it/],
   [{ data: new Float32Array(5), dims: [1, 6] }, [0], /5 numbers/], [{ data: row, dims: [-1, -6] }, [0], /6 numbers/],
   [{ x: { type: "int64", data: new BigInt64Array(6), dims: [1, 6] } }, { target: [1n << 70n] }, /is no int64/],
+  [{ type: "float32", data: ["a", 2, 3, 4, 5, 6], dims: [1, 6] }, [0], /string in it/],
+  [{ type: "float16", data: new Uint16Array(6), dims: [1, 6] }, [0], /given as float16/],
+  [[row], { type: "int64", data: [0.5], dims: [1] }, /0.5 is no int64/],
 ]) {
   await refused(one.step(inputs, targets), message);
 }

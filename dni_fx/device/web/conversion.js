@@ -78,11 +78,14 @@ function nested(what, given) {
  * @returns {number} What kind of numbers these are, as in `TYPES`.
  */
 function kindOf(what, said, data) {
+  if (Array.isArray(data)) {
+    const at = data.findIndex((each) => !["number", "bigint", "boolean"].includes(typeof each));
+    if (at >= 0) throw new DeviceError(`${what} has ${typeof data[at]} in it.`);
+  }
   if (said !== undefined && Object.hasOwn(TYPES, said)) return TYPES[/** @type {Type} */ (said)].kind;
+  if (said !== undefined && !/^u?int\d+$/.test(said)) throw new DeviceError(`${what} is given as ${said}.`);
   if (data instanceof Float32Array || data instanceof Float64Array) return 2;
   if (!Array.isArray(data)) return 1;
-  const odd = data.find((each) => !["number", "bigint", "boolean"].includes(typeof each));
-  if (odd !== undefined || data.includes(undefined)) throw new DeviceError(`${what} has ${typeof odd} in it.`);
   if (data.every((each) => typeof each === "boolean") && data.length) return 0;
   return data.every((each) => typeof each !== "number" || Number.isInteger(each)) ? 1 : 2;
 }
@@ -98,11 +101,14 @@ const isTruths = (data) => [...data].every((each) => Number(each) === 0 || Numbe
  */
 function converted(what, type, data) {
   const { holds, kind } = TYPES[type];
-  const number = holds === BigInt64Array ? BigInt : Number;
   const found = new holds(data.length);
   for (let at = 0; at < data.length; at++) {
-    found[at] = number(data[at]);
-    if (kind < 2 && number(data[at]) !== found[at]) throw new DeviceError(`${what}: ${data[at]} is no ${type}.`);
+    const value = Number(data[at]);
+    const isWhole = typeof data[at] === "bigint" || Number.isInteger(value);
+    if (kind === 2 || isWhole) found[at] = holds === BigInt64Array ? BigInt(data[at]) : value;
+    if (kind < 2 && (!isWhole || BigInt(data[at]) !== BigInt(found[at]))) {
+      throw new DeviceError(`${what}: ${data[at]} is no ${type}.`);
+    }
   }
   return found;
 }
