@@ -144,6 +144,7 @@ class Case:
 CASES = {
     "layers": Case(layers, (6,), "balanced:stages=3", "momentum"),
     "labels": Case(layers, (6,), "balanced:stages=2", "sgd", "critic", labels=True),
+    "heads": Case(layers, (6,), "balanced:stages=3", "momentum", "auto", labels=True),
     "images": Case(Images, (1, 8, 8), "at:after=norm+second", "sgd", "conv"),
     "tied": Case(Tied, (6,), "at:after=twice+between", "adam", rate=1e-3),
     "words": Case(Words, (5,), "balanced:stages=2", "momentum"),

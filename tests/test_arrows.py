@@ -34,6 +34,7 @@ HEAVY = (
         ("dni_fx.integrations", (*HEAVY, "torch.distributed.pipelining")),
         ("dni_fx.integrations.pipelining", HEAVY),
         ("dni_fx.verbs", tuple({*HEAVY} - {"rich"})),
+        ("dni_fx.device", HEAVY),
         ("dni_fx.exporters.onnx, dni_fx.exporters.onnx_stages", tuple(n for n in HEAVY if "onnx" in n)),
     ],
 )
@@ -61,6 +62,7 @@ DOCUMENTED = [
     "diagnose",
     "evaluate",
     "export",
+    "export_training",
     "from_pretrained",
     "load",
     "load_program",

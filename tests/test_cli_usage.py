@@ -32,6 +32,7 @@ def nothing_by(command):
         (f"decouple {MLP} --allow-eval-graph -o cut.pt2", "--allow-eval-graph"),
         (f"train {MLP} {CLUSTERS} --allow-eval-graph", "--allow-eval-graph"),
         (f"train {MLP} {CLUSTERS} --image-size 32", "--image-size"),
+        (f"export {MLP} --lr 0.1 -o model.onnx", "--lr"),
     ],
 )
 def test_an_option_that_goes_with_another_is_refused_without_it(command, option):

@@ -129,23 +129,23 @@ def test_who_reads_other_parts_of_a_batch_or_none_goes_on_with_the_same_graph(re
 class Reads(dni_fx.Callback):
     """Reads weights where an epoch has ended, and judges the model where it likes to."""
 
-    def __init__(self):
-        self.found = []
+    def __init__(self, asks=True):
+        self.found, self.asks = [], asks
 
     def epoch(self, trainer, number, epoch):
         self.found.append({key: value.clone() for key, value in trainer.cut.state_dict().items()})
         self.found.append(trainer.evaluate(loader(shuffle=False)))
 
     def step(self, trainer, record):
-        if record.step == 9:
+        if self.asks and record.step == 9:
             figures = trainer.evaluate(loader(shuffle=False))
             self.found.append(0 < figures["loss"] < 2 and bool(trainer.cut[12].weight.isfinite().all()))
             model = trainer.state_dict()["model"]
             self.found.append(all(bool(value.isfinite().all()) for value in model.values()))
 
 
-def watched(rank, runtime):
-    trainer = trainer_of(runtime, callbacks=[seen := Reads()])
+def watched(rank, runtime, asks=True):
+    trainer = trainer_of(runtime, callbacks=[seen := Reads(asks)])
     trainer.fit(loader(), 2, progress=False)
     return seen.found
 

@@ -62,7 +62,7 @@ class Session:
             "lr": np.asarray(self.rate, np.float64),
             "step": np.asarray(number, np.float64),
             "batch": np.asarray(batch.size, np.int64),
-            "seed": np.asarray((self.seed * 1_000_003 + number) % (2**31 - 1), np.int64),
+            "seed": self._seed(number),
         }
         taken = Step(self.manifest, self._graphs, {**numbers, **batch.targets, **batch.context}, batch.inputs)
         loss = taken.exact() if self.mode == "exact" or self._warms_up() else taken.decoupled()
@@ -75,7 +75,7 @@ class Session:
         Raises:
             DeviceError: the inputs are not what the model takes, or the model has no eval mode.
         """
-        values: dict[str, Array] = Batch.of(self.manifest, inputs, None).inputs
+        values: dict[str, Array] = {**Batch.of(self.manifest, inputs, None).inputs, "seed": self._seed(0)}
         for stage in self.manifest.stages:
             if stage.evaluate is None:
                 raise DeviceError("this model was written without its eval mode.")
@@ -131,13 +131,26 @@ class Session:
         own = self.weights()
         if missing := [name for name in own if name not in found]:
             raise DeviceError(f"{path} has no {', '.join(missing[:5])}: is it of another model?")
-        for head in _WEIGHTS:
-            for name in [name for name in found if f"{head}{name}" in self.store]:
-                self.store[f"{head}{name}"] = found[name]
+        apart = [
+            name
+            for name in own
+            if (found[name].shape, found[name].dtype) != (own[name].shape, own[name].dtype)
+        ]
+        if apart:
+            raise DeviceError(
+                f"{path} has {', '.join(apart[:5])} of another shape or type: is it of another model?"
+            )
+        for name in own:
+            for head in _WEIGHTS:
+                if f"{head}{name}" in self.store:
+                    self.store[f"{head}{name}"] = found[name]
 
     def flush(self) -> None:
         """Write weights, optimizer state and synthesizers to the folder: what opens it goes on from there."""
         self.store.flush()
+
+    def _seed(self, step: int) -> Array:
+        return np.asarray((self.seed * 1_000_003 + step) % (2**31 - 1), np.int64)
 
     def _warms_up(self) -> bool:
         """Whether true gradients still go up, since synthesizers have heard of too few of them."""

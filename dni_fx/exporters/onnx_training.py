@@ -28,6 +28,7 @@ from dni_fx.exporters.training.writing import onnx_model
 from dni_fx.exporters.translation import count_nodes, is_dynamic, quiet, require_packages
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.program import signature_of
+from dni_fx.tensor_files import check_tensor_files
 from passes import Named
 
 if TYPE_CHECKING:
@@ -69,8 +70,9 @@ class OnnxTraining(Named):
         """Do nothing if there can be written to this path, so that no one waits for work that is then lost.
 
         Raises:
-            FileError: it cannot.
+            FileError: it cannot, or safetensors is not installed.
         """
+        check_tensor_files(path)
         check_folder(path, _files_of)
 
     def write(self, cut: Decoupled, path: Path, lesson: Lesson) -> Written:

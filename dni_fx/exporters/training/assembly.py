@@ -110,7 +110,7 @@ class Assembly:
         for dni in self.dnis.values():
             if not dni.learner.silent:
                 spec = dni.spec
-                given = [*self._of_boundary(dni), *(f"g:{name}" for name in spec.names)]
+                given = [*self._of_boundary(dni), *(f"g:{name}" for name in spec.names), STEP]
                 yield self.known.entry(f"learn.{spec.name}", functions.learn(dni, self.context), given)
         names = [f"v:{each}" for each in self.result if isinstance(each, str)]
         judged = functions.loss(self.asked.loss, self.graph.capture.out_spec, self.result, self.targets)

@@ -178,7 +178,7 @@ def learn(dni: DNI, context: Callable[[Named], Tensor | None]) -> Any:
         values = [given[f"v:{name}"] for name in dni.spec.names]
         truths = [given[f"g:{name}"] for name in dni.spec.names]
         state = state_named(dni.spec.name, given)
-        found = synthesis.learned(dni, state, values, context(given), given[BATCH], truths)
+        found = synthesis.learned(dni, state, values, context(given), given[BATCH], truths, given[STEP])
         return {f"new:s:{dni.spec.name}:{key}": each for key, each in found.items()}
 
     return heard

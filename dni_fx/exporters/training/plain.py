@@ -33,7 +33,7 @@ class Plain:
 
 
 def plain(value: Any, fake: Any, beside: Mapping[str, Tensor]) -> Plain:
-    """What a value is by tensors that are read beside it, which like `fake` say how sizes follow the batch."""
+    """What a value is by tensors read beside it, which like `fake` say how sizes follow the batch."""
     if not isinstance(fake, torch.SymInt):
         return Plain(value)
     for name, tensor in beside.items():

@@ -53,7 +53,8 @@ def guess_up(
     """What goes up at values `(batch, *features)` before the truth is there: as `DNI.upward` with mix=0."""
     if dni.learner.silent:
         return [torch.zeros_like(value) for value in values]
-    guess = _asked(dni, state, values, context)
+    with torch.no_grad():
+        guess = _asked(dni, state, values, context)
     units = _units(state)
     found: list[Tensor] = []
     for at, (each, value) in enumerate(zip(guess.gradients, values, strict=True)):
@@ -76,16 +77,21 @@ def learned(
     context: Tensor | None,
     batch: Tensor,
     truths: Sequence[Tensor],
+    step: Tensor,
 ) -> dict[str, Tensor]:
     """The state after it has learned from true gradients: as `Pupil.regress` and the step after it.
 
-    A truth or a guess that is not finite changes nothing but, if it is the guess, the scale.
+    A truth or a guess that is not finite changes nothing but, if it is the guess, the scale. One that is
+    taught by nobody looks at the truth in every `audit`-th step, for the scale alone.
     """
     weights = {key: each.detach().requires_grad_() for key, each in _weights(dni, state).items()}
     guess = _asked(dni, {**state, **weights}, values, context)
     truths = [truth.to(wide(truth)) * batch.to(wide(truth)) for truth in truths]
     is_true = torch.stack([truth.isfinite().all() for truth in truths]).all()
     is_guess = torch.stack([each.isfinite().all() for each in guess.gradients]).all()
+    learns = is_guess if dni.learner.self_taught else is_true & is_guess
+    if dni.learner.self_taught:
+        is_true = is_true & ((step.long() + dni.spec.producer) % dni.interface.audit == 0)
     squares = torch.stack([truth.double().square().mean() for truth in truths])
     scale = _observed(state, squares.to(state["scale.mean_square"].dtype), is_true)
     gradients = _slopes(guess, truths, _units(scale), batch, list(weights.values()))
@@ -93,7 +99,6 @@ def learned(
         both = zip(gradients, guess.learned, strict=True)
         gradients = [mine if other is None else mine + other for mine, other in both]
     moved = _moved(dni, state, list(weights), gradients)
-    learns = is_true & is_guess
     return {**scale, **{key: torch.where(learns, each, state[key]) for key, each in moved.items()}}
 
 
