@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import DniError
-from dni_fx.exporters import EXPORTERS
+from dni_fx.exporters import EXPORTERS, TRAINING_EXPORTERS
 from dni_fx.frontends import FRONTENDS
 from dni_fx.interface import INTERFACES
 from dni_fx.policies import POLICIES
@@ -32,6 +32,8 @@ _CATALOG: dict[str, Registry[Any]] = {
     "exporters": EXPORTERS,
     "passes": PASSES,
 }
+_MORE: dict[str, Registry[Any]] = {"exporters": TRAINING_EXPORTERS}
+"""What belongs to a family, and is made in another way."""
 _TAKE_PLANS: dict[str, tuple[type[Named], ...]] = {"passes": (MarkBoundaries,)}
 """What is of a family, and takes more than text can say."""
 FAMILIES = tuple(_CATALOG)
@@ -52,8 +54,9 @@ def catalog(family: str) -> Iterator[Entry]:
 
     What takes more than text can say is listed without options.
     """
-    for name in sorted(_CATALOG[family]):
-        cls: type[Named] = _CATALOG[family].get(name)
+    tables = (_CATALOG[family], *([_MORE[family]] if family in _MORE else []))
+    named: dict[str, type[Named]] = {name: table.get(name) for table in tables for name in table}
+    for name, cls in sorted(named.items()):
         yield Entry(name, _about(cls), {field.name: field.default for field in options_of(cls)})
     for cls in _TAKE_PLANS.get(family, ()):
         yield Entry(cls.name, f"{_about(cls)} It takes a plan, as decouple and plan give it.", {})

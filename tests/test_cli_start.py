@@ -38,7 +38,7 @@ def completed(line):
         ("dni-fx decouple model.pt2 --synthesizer l", ["linear", "local-head"]),
         ("dni-fx plan model.pt2 --plan b", ["balanced", "bottleneck"]),
         ("dni-fx train model.pt2 --runtime l", ["local"]),
-        ("dni-fx export model.pt2 --exporter o", ["onnx", "onnx-stages"]),
+        ("dni-fx export model.pt2 --exporter o", ["onnx", "onnx-stages", "onnx-training"]),
         ("dni-fx train model.pt2 --optimizer ad", ["adam", "adamw"]),
         ("dni-fx list syn", ["synthesizers"]),
     ],

@@ -1,0 +1,1 @@
+"""What a device without PyTorch learns, and what it needs for it."""
