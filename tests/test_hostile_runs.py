@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni_fx
+from dni_fx.distributed import processes
 from dni_fx.distributed.frames import Inlet
 from dni_fx.distributed.processes import joined
 from dni_fx.training.callbacks import Callback
@@ -271,3 +272,21 @@ def in_need(rank):
 def test_synthesizers_that_need_the_loss_are_refused_by_name():
     for each in run_ranks(in_need, 2):
         assert each.startswith("StageError: the distributed runtime tells no synthesizer the loss"), each
+
+
+def late(rank):
+    """The second process ends before it has joined the first one."""
+    if rank == 1:
+        return None
+    processes._AT_LEAST = 3.0
+    start = time.monotonic()
+    try:
+        trainer_of(rank, "distributed:patience=0.5")
+    except dni_fx.DniError as error:
+        return [str(error), time.monotonic() - start]
+
+
+def test_a_process_that_never_comes_is_not_waited_for_for_ever():
+    (told, seconds), _ = run_ranks(late, 2)
+    assert told.startswith("cannot join the other processes within 3 s")
+    assert seconds < 30
