@@ -27,23 +27,24 @@ def run_with(
 
 @contextmanager
 def _in_place(tree: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None]:
-    """Inside, modules hold these tensors under these names."""
-    held = {name: _holder(tree, name) for name in tensors}
-    orders = {id(holder): (holder, list(holder)) for _, holder, _ in held.values()}
-    known = {name: holder[leaf] for name, (_, holder, leaf) in held.items()}
+    """Inside, modules hold these tensors under these names, and under all others that the same ones have."""
+    places = _places(tree)
+    known = {name: _held(tree, name) for name in tensors}
+    swaps = [(*place, tensors[name], known[name]) for name in tensors for place in places[id(known[name])]]
+    orders = {id(holder): (holder, list(holder)) for _, holder, *_ in swaps}
     try:
-        for name, (module, holder, leaf) in held.items():
+        for module, holder, leaf, tensor, _ in swaps:
             del holder[leaf]
             # As an attribute: a layer may keep its weights in a list as well, and follows what it is
             # assigned.
-            setattr(module, leaf, tensors[name])
+            setattr(module, leaf, tensor)
         yield
     finally:
-        for name, (module, holder, leaf) in held.items():
+        for module, holder, leaf, _, original in swaps:
             vars(module).pop(leaf, None)
             holder.pop(leaf, None)
-            setattr(module, leaf, known[name])
-            holder[leaf] = known[name]
+            setattr(module, leaf, original)
+            holder[leaf] = original
             vars(module).pop(leaf, None)
         for holder, order in orders.values():
             kept = {key: holder[key] for key in order}
@@ -51,11 +52,18 @@ def _in_place(tree: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None]
             holder.update(kept)
 
 
-def _holder(tree: nn.Module, name: str) -> tuple[nn.Module, dict[str, Any], str]:
-    """The module that holds a tensor of this name, its dictionary with it, and the name that it has there."""
+def _places(tree: nn.Module) -> dict[int, list[tuple[nn.Module, dict[str, Any], str]]]:
+    """By tensors of a tree, each module that holds it, with the dictionary and the name that it is in."""
+    found: dict[int, list[tuple[nn.Module, dict[str, Any], str]]] = {}
+    for module in tree.modules():
+        for holder in (vars(module)[name] for name in _HOLDERS):
+            for leaf, tensor in holder.items():
+                found.setdefault(id(tensor), []).append((module, holder, leaf))
+    return found
+
+
+def _held(tree: nn.Module, name: str) -> Tensor:
+    """The tensor of a tree that has this name."""
     path, _, leaf = name.rpartition(".")
-    module = tree.get_submodule(path)
-    for holder in _HOLDERS:
-        if leaf in vars(module)[holder]:
-            return module, vars(module)[holder], leaf
-    raise AssertionError(f"{path} holds no {leaf}")
+    holders = vars(tree.get_submodule(path))
+    return next(holders[name][leaf] for name in _HOLDERS if leaf in holders[name])
