@@ -13,7 +13,8 @@ from dni_fx.assembly import Inputs, example_of
 from dni_fx.decoupled import Decoupled
 from dni_fx.exporters import TRAINING_EXPORTERS
 from dni_fx.exporters.base import Written
-from dni_fx.exporters.onnx_training import Lesson, OnnxTraining
+from dni_fx.exporters.onnx_training import OnnxTraining
+from dni_fx.exporters.training.lesson import Lesson
 from dni_fx.exporters.training.moves import MOVES, Move
 from passes import parse
 

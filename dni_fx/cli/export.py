@@ -73,6 +73,9 @@ def _training(request: Export) -> Write:
     is_of_classes = asked.loss is not LossName.MSE
     loss = losses.cross_entropy if is_of_classes else losses.mse
 
+    options = {"optimizer": asked.optimizer, "rate": asked.lr}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+
     def write(path: Path) -> Written:
         return export_training(
             cut,
@@ -80,10 +83,9 @@ def _training(request: Export) -> Write:
             inputs=opened.example,
             targets=_targets(asked, cut, opened, is_of_classes),
             loss=losses.of_free_outputs(cut, loss),
-            optimizer=asked.optimizer or "adam",
-            rate=1e-3 if asked.lr is None else asked.lr,
             labels_as_context=asked.labels,
             exporter=exporter,
+            **given,
         )
 
     return write

@@ -55,17 +55,22 @@ class Graphs:
         if graph.file not in self._open:
             if not self.keeps:
                 self._open.clear()
-            self._open[graph.file] = self._opened(self.folder / graph.file)
+            self._open[graph.file] = open_graph(self.folder / graph.file, self.keeps)
         return self._open[graph.file]
 
-    def _opened(self, path: Path) -> Any:
-        import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors come as exceptions
-        if not self.keeps:
-            options.enable_cpu_mem_arena = False
-        try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base but this
-            raise DeviceError(f"cannot read {path}: {error}") from error
+def open_graph(path: Path, keeps: bool) -> Any:
+    """A session of onnxruntime, which `keeps` memory for the next run.
+
+    Raises:
+        DeviceError: the file cannot be read.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors come as exceptions
+    options.enable_cpu_mem_arena = keeps
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base but this
+        raise DeviceError(f"cannot read {path}: {error}") from error

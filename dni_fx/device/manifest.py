@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from dni_fx.device.errors import DeviceError
+from dni_fx.device.plain_files import misplaced
 
 NAME = "training.json"
 FORMAT = "dni_fx.onnx-training"
@@ -123,7 +124,7 @@ class Manifest:
     def files(self) -> tuple[str, ...]:
         """The names of all files of the folder, its own first."""
         graphs = (graph.file for graph in self.graphs)
-        return (NAME, *dict.fromkeys((*graphs, *(stage.state for stage in self.stages))))
+        return (NAME, *graphs, *(stage.state for stage in self.stages))
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -151,9 +152,8 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DeviceError(f"cannot read {path}: it is not what dni_fx writes there ({error!r}).") from None
-    for name in manifest.files:
-        if not name or Path(name).name != name or "\\" in name or not (folder / name).is_file():
-            raise DeviceError(f"refused to read {path}: {name!r:.80} is no file of the folder.")
+    if problems := [*misplaced(folder, manifest.files)]:
+        raise DeviceError(f"refused to read {path}: {'; '.join(problems)}.")
     return manifest
 
 

@@ -75,7 +75,10 @@ class Session:
         Raises:
             DeviceError: the inputs are not what the model takes, or the model has no eval mode.
         """
-        values: dict[str, Array] = {**Batch.of(self.manifest, inputs, None).inputs, "seed": self._seed(0)}
+        return self._outputs(Batch.of(self.manifest, inputs, None))
+
+    def _outputs(self, batch: Batch) -> list[Array]:
+        values: dict[str, Array] = {**batch.inputs, "seed": self._seed(0)}
         for stage in self.manifest.stages:
             if stage.evaluate is None:
                 raise DeviceError("this model was written without its eval mode.")
@@ -87,7 +90,7 @@ class Session:
         total, right, seen, loss = 0, 0, 0, 0.0
         for inputs, targets in batches:
             batch = Batch.of(self.manifest, inputs, targets)
-            found = self.predict(inputs)
+            found = self._outputs(batch)
             given = dict(zip(self.manifest.outputs, found, strict=True))
             loss += float(self._graphs.run(self.manifest.loss, given | batch.targets)["loss"]) * batch.size
             total += batch.size

@@ -25,13 +25,13 @@ are the same whatever the model is given, and that no stage writes.
 from __future__ import annotations
 
 import json
-import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dni_fx.device.plain_files import misplaced
 from dni_fx.errors import FileError
 
 NAME = "manifest.json"
@@ -127,7 +127,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = _manifest(read)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileError(f"cannot read {path}: it is not what dni_fx writes there ({error!r}).") from None
-    if problems := [*_misplaced(folder, manifest), *_unfed(manifest)]:
+    if problems := [*misplaced(folder, manifest.files), *_unfed(manifest)]:
         listed = "".join(f"\n  * {problem}" for problem in problems)
         raise FileError(f"refused to read {path}:{listed}")
     return manifest
@@ -147,33 +147,6 @@ def _bytes_of(path: Path) -> bytes:
             f"cannot read {path}: {error.strerror or error}. A folder of stages is written by "
             'dni_fx.export(..., exporter="onnx-stages").'
         ) from None
-
-
-def _misplaced(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Names that are no plain file of the folder: one that was sent may name any file of the reader's."""
-    names = manifest.files[1:]
-    for name in names:
-        if not _is_plain(name):
-            yield f"{name!r:.80} is not the name of a file in the folder"
-            continue
-        path = folder / name
-        try:
-            if not stat.S_ISREG(path.lstat().st_mode):
-                yield f"{name} is a link, a folder or a device, and no plain file"
-        except OSError as error:
-            yield f"{name}: {error.strerror or error}"
-    if len(set(names)) < len(names) or NAME in names:
-        yield "two stages have one file"
-
-
-def _is_plain(name: str) -> bool:
-    return (
-        bool(name)
-        and name.isprintable()
-        and name not in {os.curdir, os.pardir}
-        and not any(mark in name for mark in "/\\:")
-        and len(name) < 256
-    )
 
 
 def _unfed(manifest: Manifest) -> Iterator[str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from dni_fx.calls import call_of
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
@@ -18,14 +16,14 @@ from dni_fx.errors import ExportError, FileError
 from dni_fx.exporters.base import Written
 from dni_fx.exporters.folders import check_folder, replacing_folder
 from dni_fx.exporters.training.agreement import compared
-from dni_fx.exporters.training.assembly import Asked, Assembly
+from dni_fx.exporters.training.assembly import Assembly
 from dni_fx.exporters.training.contents import Contents
 from dni_fx.exporters.training.known import Entry
-from dni_fx.exporters.training.moves import Move
+from dni_fx.exporters.training.lesson import Lesson
 from dni_fx.exporters.training.refusals import refuse_untrainable
 from dni_fx.exporters.training.tracing import trace
 from dni_fx.exporters.training.writing import onnx_model
-from dni_fx.exporters.translation import count_nodes, is_dynamic, quiet, require_packages
+from dni_fx.exporters.translation import count_nodes, quiet, require_packages
 from dni_fx.modes import eval_mode, training_mode
 from dni_fx.program import signature_of
 from dni_fx.tensor_files import check_tensor_files
@@ -36,29 +34,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a device is to train a model for: this loss of outputs and targets, by this optimizer.
-
-    `inputs` and `targets` are those of an example batch. With `labels_as_context`, synthesizers see the
-    targets.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    targets: Any
-    loss: Callable[[Any, Any], Tensor]
-    optimizer: Move
-    rate: float = 1e-3
-    labels_as_context: bool = False
-
-
-@dataclass(frozen=True)
 class OnnxTraining(Named):
     """A folder with graphs of ordinary ONNX operators for each stage: forward, backward, and its whole step.
 
-    `dni_fx.device` trains by them. Each graph is compared with PyTorch on the example; `check=false`
-    skips that. `opset` is 0 for the one that torch writes unasked. Sizes that follow the batch may be
-    others than the example's.
+    `dni_fx.device` trains by them; it has no guard over synthesizers. Each graph is compared with PyTorch
+    on the example; `check=false` skips that. `opset` is 0 for the one that torch writes unasked. Sizes
+    that follow the batch may be others than the example's.
     """
 
     name = "onnx-training"
@@ -86,7 +67,7 @@ class OnnxTraining(Named):
         self.check_place(path)
         with quiet(), torch.random.fork_rng(devices=[]):
             assembly, training, evaluation = assembled(cut, lesson)
-            contents = Contents(assembly, lesson.optimizer, lesson.rate)
+            contents = Contents(assembly)
             try:
                 with replacing_folder(path) as folder:
                     # A stage runs the modules themselves, in the mode that they have while it is traced.
@@ -94,16 +75,16 @@ class OnnxTraining(Named):
                         models = [self._written(entry, folder, contents) for entry in training]
                     with eval_mode(cut):
                         models += [self._written(entry, folder, contents) for entry in evaluation]
-                    contents.save(folder)
+                    manifest = contents.save(folder)
             except OSError as error:
                 raise FileError(f"cannot write {path}: {error}. What was there is as it was.") from error
         return Written(
             path=path,
-            files=tuple(path / name for name in contents.manifest.files),
+            files=tuple(path / name for name in manifest.files),
             nodes=sum(count_nodes(model) for model in models),
-            interfaces=tuple(boundary.name for boundary in contents.manifest.boundaries),
-            opset=contents.manifest.opset,
-            dynamic=any(is_dynamic(model) for model in models),
+            interfaces=tuple(boundary.name for boundary in manifest.boundaries),
+            opset=manifest.opset,
+            dynamic=not contents.is_fixed,
             difference=contents.difference if self.check else None,
         )
 
@@ -136,8 +117,7 @@ def assembled(cut: Decoupled, lesson: Lesson) -> tuple[Assembly, list[Entry], li
     with training_mode(cut):
         graph = cutting.settled(cut, call)
         refuse_untrainable(graph, dnis(cut))
-        asked = Asked(lesson.loss, lesson.optimizer, lesson.targets, lesson.labels_as_context)
-        assembly = Assembly(graph, dnis(cut), call, asked)
+        assembly = Assembly(graph, dnis(cut), call, lesson)
         entries = [*assembly.entries()]
     with eval_mode(cut):
         return assembly, entries, [*assembly.evaluation(cutting.settled(cut, call))]

@@ -62,20 +62,19 @@ class Start:
     def _send(self, routes: Sequence[Route], topic: str) -> None:
         unkept = _unkept([route.graph for route in routes], self.cut)
         everything = set[Tensor]().union(*(needs(self.cut, each.graph, range(each.loss)) for each in routes))
+        named: dict[str, nn.Parameter] = dict(self.cut.named_parameters(remove_duplicate=False))
         kept, optimizers = self._kept(), self.updates.optimizers_state() if self.is_renewed else {}
         for other in self.world.others:
             own = (needs(self.cut, each.graph, each.held_by(other % each.ranks)) for each in routes)
             others = everything.difference(*own)
             told = {key: each for key, each in kept.items() if not _is_in(others, each)}
-            moved = {key: self._without(others, state) for key, state in optimizers.items()}
+            moved = {
+                key: _names_alone(state)
+                if {named.get(name) for name in state["parameters"]} <= others
+                else dict(state)
+                for key, state in optimizers.items()
+            }
             self.world.send(other, topic, copied((told, unkept, moved)))
-
-    def _without(self, others: set[Tensor], state: Mapping[str, Any]) -> dict[str, Any]:
-        """The state of an optimizer, but of one that moves only what `others` need just what that is."""
-        known: dict[str, nn.Parameter] = dict(self.cut.named_parameters(remove_duplicate=False))
-        if {known.get(name) for name in state["parameters"]} <= others:
-            return {"parameters": state["parameters"]}
-        return dict(state)
 
     def _kept(self) -> dict[str, Any]:
         """The state dict; what in it is no tensor only where it came with the state of a run."""
@@ -84,6 +83,11 @@ class Start:
 
     def _put(self, kept: Mapping[str, Any]) -> None:
         self.cut.load_state_dict(kept, strict=False)
+
+
+def _names_alone(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of an optimizer for those who do not move what it moves: what that is."""
+    return {"parameters": state["parameters"]}
 
 
 def _is_in(tensors: set[Tensor], value: object) -> bool:

@@ -15,6 +15,8 @@ from dni_fx.exporters.training.decompositions import (
     resizing,
     table,
 )
+from dni_fx.exporters.training.tracing import Shapes, trace
+from dni_fx.exporters.translation import quiet
 
 aten = torch.ops.aten
 
@@ -164,6 +166,21 @@ def test_dropout_keeps_its_part_and_makes_it_larger_by_as_much():
     same, everything = randomness.native_dropout(value, 0.3, False)
     assert torch.equal(same, value)
     assert bool(everything.all())
+
+
+@pytest.mark.parametrize("function", [lambda x: x * 2, lambda x: x * x.shape[0]], ids=["no size", "a size"])
+def test_a_program_takes_any_batch(function):
+    assert not traced(function).is_fixed
+
+
+def test_a_program_says_that_it_takes_one_batch_alone():
+    assert traced(lambda x: x * int(x.shape[0])).is_fixed
+
+
+def traced(function):
+    shapes, x = Shapes(), torch.ones(3, 2)
+    with quiet():  # as a step is written: torch warns of hardware that is not there
+        return trace(lambda given: {"y": function(given["x"])}, {"x": x}, {"x": shapes.of(x, frozenset([0]))})
 
 
 def test_the_table_takes_batch_norm_apart():

@@ -169,6 +169,11 @@ def test_a_folder_that_is_not_whole_is_refused(opened, tmp_path):
         with pytest.raises(dni_fx.device.DeviceError):
             dni_fx.device.open(folder)
     (folder / NAME).write_text(json.dumps(told))
+    (folder / "loss.onnx").rename(tmp_path / "loss.onnx")
+    (folder / "loss.onnx").symlink_to(tmp_path / "loss.onnx")
+    with pytest.raises(dni_fx.device.DeviceError, match="is a link"):
+        dni_fx.device.open(folder)
+    (tmp_path / "loss.onnx").replace(folder / "loss.onnx")
     (folder / "stage_1.safetensors").write_bytes(b"damaged")
     with pytest.raises(dni_fx.device.DeviceError, match="stage_1"):
         dni_fx.device.open(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dni_fx.device.graphs import open_graph
 from dni_fx.errors import ExportError
 from dni_fx.exporters.training.known import Entry
 from dni_fx.exporters.training.tracing import SEED, Traced
@@ -27,12 +28,8 @@ def compared(path: Path, entry: Entry, traced: Traced, slack: float) -> float:
     Raises:
         ExportError: they disagree, or the file does not run.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_graph(path, keeps=False)
         feeds = {name: entry.real[name].cpu().numpy() for name in traced.inputs}
         found = dict(zip(traced.outputs, session.run(list(traced.outputs), feeds), strict=True))
     except Exception as error:  # its exceptions have no common base but this

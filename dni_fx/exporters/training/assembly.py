@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,29 +17,17 @@ from dni_fx.dni import DNI
 from dni_fx.exporters.training import functions
 from dni_fx.exporters.training.functions import BATCH, CONTEXT, LEARNING_RATE, STEP, StageStep
 from dni_fx.exporters.training.known import Entry, Known
-from dni_fx.exporters.training.moves import Move
+from dni_fx.exporters.training.lesson import Lesson
 from dni_fx.exporters.training.plain import Plain, plain
 from dni_fx.exporters.training.synthesis import state_of
 from dni_fx.exporters.training.tracing import SEED, Shapes
 from dni_fx.stage import Stage
+from passes.split_stages import Name
 from passes.values import value_of
 
 TARGET = "target"
 EVAL = "e."
 """What the names of values begin with in eval mode, whose graphs have others of the same names."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a step is to be: of this loss and optimizer, for a batch with these targets.
-
-    With `labels_as_context`, synthesizers see the targets.
-    """
-
-    loss: Callable[[Any, Any], Tensor]
-    move: Move
-    target: Any
-    labels_as_context: bool
 
 
 class Assembly:
@@ -49,12 +37,12 @@ class Assembly:
     for the loss, as all stages do where true gradients go up.
     """
 
-    def __init__(self, graph: CutGraph, dnis: Mapping[str, DNI], call: Call, asked: Asked) -> None:
+    def __init__(self, graph: CutGraph, dnis: Mapping[str, DNI], call: Call, lesson: Lesson) -> None:
         self.graph = graph
         self.inputs = tuple(zip(call.named(), graph.road.split.inputs, strict=True))
         self.predictions: list[str] = []
         self.dnis = {spec.name: dnis[spec.name] for spec in graph.marked.specs}
-        self.asked = asked
+        self.lesson = lesson
         self.known = Known(Shapes())
         self.told: dict[str, tuple[Any, Any]] = {}
         self.steps: list[StageStep] = []
@@ -85,7 +73,7 @@ class Assembly:
     @property
     def targets(self) -> Any:
         """The tree of targets, a name for each tensor."""
-        leaves, spec = pytree.tree_flatten(self.asked.target)
+        leaves, spec = pytree.tree_flatten(self.lesson.targets)
         names = [TARGET] if len(leaves) == 1 else [f"{TARGET}.{at}" for at in range(len(leaves))]
         return pytree.tree_unflatten(names, spec)
 
@@ -95,9 +83,9 @@ class Assembly:
         return pytree.tree_leaves(self.targets)
 
     @property
-    def result(self) -> list[Any]:
-        """The flat outputs of the model: the name of a value each, or what it is."""
-        return [getattr(each, "of", each) for each in self.graph.road.split.result]
+    def outputs(self) -> list[str]:
+        """The values that the model returns, in order; what else it returns is always the same."""
+        return [f"v:{each.of}" for each in self.graph.road.split.result if isinstance(each, Name)]
 
     def context(self, given: Mapping[str, Tensor]) -> Tensor | None:
         """What synthesizers see beside the value."""
@@ -112,12 +100,11 @@ class Assembly:
                 spec = dni.spec
                 given = [*self._of_boundary(dni), *(f"g:{name}" for name in spec.names), STEP]
                 yield self.known.entry(f"learn.{spec.name}", functions.learn(dni, self.context), given)
-        names = [f"v:{each}" for each in self.result if isinstance(each, str)]
-        judged = functions.loss(self.asked.loss, self.graph.capture.out_spec, self.result, self.targets)
-        targets = pytree.tree_leaves(self.targets)
-        yield self.known.entry("loss", judged, [*names, *targets])
+        result, spec = self.graph.road.split.result, self.graph.capture.out_spec
+        judged = functions.loss(self.lesson.loss, spec, result, self.targets)
+        yield self.known.entry("loss", judged, [*self.outputs, *self.target_names])
         if self.shared:
-            move, names = self.asked.move, list(self.shared)
+            move, names = self.lesson.optimizer, list(self.shared)
 
             def update(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 return functions.moved(move, {name: given[f"gp:{name}"] for name in names}, given)
@@ -131,13 +118,13 @@ class Assembly:
         same = dict(zip(graph.road.split.inputs, self.graph.road.split.inputs, strict=True))
         known = Known(self.known.shapes, dict(self.known.real), dict(self.known.fake))
         told: dict[str, tuple[Any, Any]] = {}
-        returned = [getattr(each, "of", None) for each in graph.road.split.result]
-        self.predictions = [f"v:{same.get(each, EVAL + each)}" for each in returned if each is not None]
+        returned = [each.of for each in graph.road.split.result if isinstance(each, Name)]
+        self.predictions = [f"v:{same.get(each, EVAL + each)}" for each in returned]
         for stage in graph.road.stages:
             names = {n: same.get(n, f"{EVAL}{n}") for n in (*stage.code.part.reads, *stage.code.part.writes)}
             reads = [f"v:{names[name]}" for name in stage.code.part.reads]
             plain = _plain(stage, told, known, reads)
-            step = StageStep(stage, (), (), (), (), self.asked.move, plain, names)
+            step = StageStep(stage, (), (), (), (), self.lesson.optimizer, plain, names)
             _hold(known, stage)
             for name, (real, fake, _) in step.written(known.real, known.fake, known.shapes).items():
                 if isinstance(real, Tensor):
@@ -173,7 +160,7 @@ class Assembly:
         return [f"s:{dni.spec.name}:{key}" for key in state_of(dni)]
 
     def _of_optimizer(self, names: list[str]) -> list[str]:
-        slots = [f"{slot}:{name}" for slot in self.asked.move.slots for name in names]
+        slots = [f"{slot}:{name}" for slot in self.lesson.optimizer.slots for name in names]
         return [*(f"p:{name}" for name in names), *slots, LEARNING_RATE, STEP]
 
     def _open(self, leaves: tuple[Tensor, ...]) -> None:
@@ -184,11 +171,9 @@ class Assembly:
             dims = value_of(node).dims
             known.add(f"v:{name}", leaf, frozenset(at for at, dim in enumerate(dims) if isinstance(dim, str)))
         batch = _batch_of(self.known)
-        for name, leaf in zip(
-            pytree.tree_leaves(self.targets), pytree.tree_leaves(self.asked.target), strict=True
-        ):
+        for name, leaf in zip(self.target_names, pytree.tree_leaves(self.lesson.targets), strict=True):
             known.add(name, leaf, varying if leaf.dim() and len(leaf) == batch else frozenset())
-        if self.asked.labels_as_context:
+        if self.lesson.labels_as_context:
             known.real[CONTEXT], known.fake[CONTEXT] = known.real[TARGET], known.fake[TARGET]
         for name, number in ((LEARNING_RATE, 1e-3), (STEP, 1.0)):
             known.add(name, torch.full((), number, dtype=torch.float64))
@@ -204,7 +189,7 @@ class Assembly:
         _hold(known, stage)
         for name, parameter in stage.named_parameters().items():
             known.add(f"gp:{name}", parameter)
-            for slot in self.asked.move.slots:
+            for slot in self.lesson.optimizer.slots:
                 known.add(f"{slot}:{name}", torch.zeros_like(parameter))
         plain = _plain(stage, self.told, known, [f"v:{name}" for name in stage.code.part.reads])
         learning = [name for name, each in stage.named_parameters().items() if each.requires_grad]
@@ -217,7 +202,7 @@ class Assembly:
             tuple(name for name in learning if name in self.shared),
             tuple(taught),
             (),
-            self.asked.move,
+            self.lesson.optimizer,
             plain,
         )
         sent = step.written(known.real, known.fake, known.shapes)

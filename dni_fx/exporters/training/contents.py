@@ -12,19 +12,21 @@ from dni_fx.device.manifest import NAME, Boundary, Graph, Manifest, Shared, Stag
 from dni_fx.device.manifest import Tensor as Taken
 from dni_fx.exporters.training.assembly import Assembly
 from dni_fx.exporters.training.known import Entry
-from dni_fx.exporters.training.moves import Move
 from dni_fx.exporters.training.tracing import Traced
 
 _KEPT = ("p:", "b:", "s:")
 
 
 class Contents:
-    """Takes in one written graph after another; `slack` is by how much moved weights may be off."""
+    """Takes in one written graph after another; `slack` is by how much moved weights may be off.
 
-    def __init__(self, assembly: Assembly, move: Move, rate: float) -> None:
+    `is_fixed` says that a graph takes batches of the example's size alone.
+    """
+
+    def __init__(self, assembly: Assembly) -> None:
         self.assembly = assembly
-        self.move = move
-        self.rate = rate
+        self.move = assembly.lesson.optimizer
+        self.is_fixed = False
         self.difference = 0.0
         self.opset = 0
         rates = [dni.interface.lr for dni in assembly.dnis.values()]
@@ -37,6 +39,7 @@ class Contents:
         """Take in a graph that was written, and what it reads that is kept from step to step."""
         self._graphs[entry.name] = Graph(f"{entry.name}.onnx", traced.inputs, traced.outputs)
         self.opset, self.difference = opset, max(self.difference, difference)
+        self.is_fixed |= traced.is_fixed
         kept = (*_KEPT, *(f"{slot}:" for slot in self.move.slots))
         for name, value in entry.real.items():
             if name.startswith(kept):
@@ -46,20 +49,18 @@ class Contents:
                     is_known = name in self._homes and entry.name.endswith(".evaluate")
                     self._homes[name] = self._homes[name] if is_known else index
 
-    @property
-    def manifest(self) -> Manifest:
-        """What there is in the folder."""
+    def _manifest(self) -> Manifest:
         assembly = self.assembly
         shared = self._graphs.get("shared")
         return Manifest(
             opset=self.opset,
             optimizer=str(self.move),
             slots=self.move.slots,
-            rate=self.rate,
-            labels_as_context=assembly.asked.labels_as_context,
+            rate=assembly.lesson.rate,
+            labels_as_context=assembly.lesson.labels_as_context,
             inputs=tuple(self._taken(name, f"v:{value}") for name, value in assembly.inputs),
             targets=tuple(self._taken(name, name) for name in assembly.target_names),
-            outputs=tuple(f"v:{each}" for each in assembly.result if isinstance(each, str)),
+            outputs=tuple(assembly.outputs),
             predictions=tuple(assembly.predictions),
             stages=tuple(self._stage(step.stage.index) for step in assembly.steps),
             boundaries=tuple(self._boundary(name) for name in assembly.dnis),
@@ -67,8 +68,8 @@ class Contents:
             shared=None if shared is None else Shared(shared, tuple(assembly.shared)),
         )
 
-    def save(self, folder: Path) -> None:
-        """Write weights, what is kept beside them, and the manifest."""
+    def save(self, folder: Path) -> Manifest:
+        """Write weights, what is kept beside them, and the manifest, which is returned."""
         from safetensors.torch import save_file
 
         held: dict[int, dict[str, Tensor]] = {step.stage.index: {} for step in self.assembly.steps}
@@ -85,7 +86,8 @@ class Contents:
         held[min(held)]["steps"] = torch.zeros((), dtype=torch.int64)
         for index, tensors in held.items():
             save_file(tensors, folder / _state(index))
-        (folder / NAME).write_text(self.manifest.to_json(), "utf-8")
+        (folder / NAME).write_text((manifest := self._manifest()).to_json(), "utf-8")
+        return manifest
 
     def _stage(self, index: int) -> Stage:
         named = {kind: self._graphs.get(f"stage_{index}.{kind}") for kind in ("step", "evaluate")}

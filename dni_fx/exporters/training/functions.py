@@ -19,12 +19,15 @@ from dni_fx.dni import DNI
 from dni_fx.exporters.training import synthesis
 from dni_fx.exporters.training.moves import Move
 from dni_fx.exporters.training.plain import Plain
-from dni_fx.exporters.training.tracing import Shapes, plain_kernels
+from dni_fx.exporters.training.tracing import Function, Shapes, plain_kernels
 from dni_fx.gradients import gradients_of
 from dni_fx.stage import Stage, carries_gradient
 from dni_fx.stateless import run_with
+from passes.split_stages import Name
 
 Named = Mapping[str, Tensor]
+Context = Callable[[Named], Tensor | None]
+"""What synthesizers see beside the value, of what a graph is given."""
 LEARNING_RATE, STEP, BATCH, CONTEXT, LOSS = "lr", "step", "batch", "context", "loss"
 
 
@@ -51,7 +54,7 @@ class StageStep:
     def forward(self, given: Named) -> dict[str, Tensor]:
         """What the stage writes, and its buffers after it."""
         written, _, buffers = self._run(given, learns=False)
-        return {f"v:{name}": each for name, each in written.items()} | self._renewed(buffers, given)
+        return {f"v:{name}": each for name, each in written.items()} | _renewed(buffers)
 
     def forward_alone(self, given: Named) -> dict[str, Tensor]:
         """What the stage writes."""
@@ -65,29 +68,17 @@ class StageStep:
             given, wanted, [written[name] for name in sent], [given[f"g:{name}"] for name in sent]
         )
 
-    def decoupled(self, dnis: Mapping[str, DNI], context: Callable[[Named], Tensor | None]) -> Any:
+    def decoupled(self, dnis: Mapping[str, DNI], context: Context) -> Function:
         """The whole step of a stage that waits for nobody, as a function: forward, guess, and backward."""
+        guesses = [guess(dnis[boundary], context) for boundary in self.stage.crossings]
 
         def step(given: Named) -> dict[str, Tensor]:
             written, wanted, buffers = self._run(given, learns=True)
             found = {f"v:{name}": each.detach() for name, each in written.items()}
-            values: list[Tensor] = []
-            ups: list[Tensor] = []
-            for boundary, names in self.stage.crossings.items():
-                parts = [written[name] for name in names]
-                up = synthesis.guess_up(
-                    dnis[boundary],
-                    state_named(boundary, given),
-                    [part.detach() for part in parts],
-                    context(given),
-                    given[BATCH],
-                )
-                both = zip(parts, up, strict=True)
-                for value, gradient in both:
-                    if value.requires_grad:
-                        values.append(value)
-                        ups.append(gradient)
-            return found | self._end(given, wanted, values, ups) | self._renewed(buffers, given)
+            ups = {name: up for said in guesses for name, up in said({**given, **found}).items()}
+            live = [name for name in self.sent if written[name].requires_grad]
+            values, gradients = [written[name] for name in live], [ups[f"g:{name}"] for name in live]
+            return found | self._end(given, wanted, values, gradients) | _renewed(buffers)
 
         return step
 
@@ -139,8 +130,9 @@ class StageStep:
     def _name(self, value: str) -> str:
         return self.names.get(value, value)
 
-    def _renewed(self, buffers: Mapping[str, Tensor], given: Named) -> dict[str, Tensor]:
-        return {f"new:b:{name}": each for name, each in buffers.items()}
+
+def _renewed(buffers: Named) -> dict[str, Tensor]:
+    return {f"new:b:{name}": each for name, each in buffers.items()}
 
 
 def moved(move: Move, gradients: Named, given: Named) -> dict[str, Tensor]:
@@ -160,7 +152,7 @@ def state_named(boundary: str, given: Named) -> dict[str, Tensor]:
     return {name.removeprefix(head): each for name, each in given.items() if name.startswith(head)}
 
 
-def guess(dni: DNI, context: Callable[[Named], Tensor | None]) -> Any:
+def guess(dni: DNI, context: Context) -> Function:
     """What goes up at a boundary, as a function."""
 
     def said(given: Named) -> dict[str, Tensor]:
@@ -171,7 +163,7 @@ def guess(dni: DNI, context: Callable[[Named], Tensor | None]) -> Any:
     return said
 
 
-def learn(dni: DNI, context: Callable[[Named], Tensor | None]) -> Any:
+def learn(dni: DNI, context: Context) -> Function:
     """The state of a synthesizer after it has heard of the true gradients, as a function."""
 
     def heard(given: Named) -> dict[str, Tensor]:
@@ -186,17 +178,17 @@ def learn(dni: DNI, context: Callable[[Named], Tensor | None]) -> Any:
 
 def loss(
     function: Callable[[Any, Any], Tensor], spec: pytree.TreeSpec, result: Sequence[Any], target: Any
-) -> Any:
+) -> Function:
     """The loss of the model's outputs, and their gradients, as a function.
 
-    `result` is the flat list of outputs with a name for each that is a value, and `target` the tree of
+    `result` is the flat list of outputs with a `Name` for each that is a value, and `target` the tree of
     names of the targets.
     """
 
     def judged(given: Named) -> dict[str, Tensor]:
-        values = {each: given[f"v:{each}"].detach() for each in result if isinstance(each, str)}
+        values = {each.of: given[f"v:{each.of}"].detach() for each in result if isinstance(each, Name)}
         live = {name: each.requires_grad_() for name, each in values.items() if each.is_floating_point()}
-        flat = [values[each] if isinstance(each, str) else each for each in result]
+        flat = [values[each.of] if isinstance(each, Name) else each for each in result]
         targets = pytree.tree_map(lambda name: given[name], target)
         found = function(pytree.tree_unflatten(flat, spec), targets)
         gradients = gradients_of([found], [None], list(live.values()), may_reenter=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -33,7 +33,7 @@ class Known:
         self.real[name] = tensor.detach()
         self.fake[name] = self.shapes.of(tensor, varying)
 
-    def entry(self, name: str, function: Function, given: Iterator[str] | list[str]) -> Entry:
+    def entry(self, name: str, function: Function, given: Iterable[str]) -> Entry:
         """A graph of what is known under these names."""
         names = [each for each in given if each in self.real]
         return Entry(

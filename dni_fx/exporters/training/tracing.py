@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +27,15 @@ SEED = "seed"
 
 @dataclass(frozen=True)
 class Traced:
-    """A program, and the names of what it takes and returns, in its order."""
+    """A program, and the names of what it takes and returns, in its order.
+
+    It `is_fixed` if a size that might have varied is always that of the example in it.
+    """
 
     program: ExportedProgram
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    is_fixed: bool
 
 
 class Shapes:
@@ -86,10 +90,9 @@ def trace(function: Function, real: Mapping[str, Tensor], fake: Mapping[str, Ten
         if not is_used:
             module.graph.erase_node(node)
     module.recompile()
-    shapes = tuple(
-        {at: Dim.AUTO for at, size in enumerate(fake[name].shape) if isinstance(size, torch.SymInt)}
-        for name in kept
-    )
+    # A size that the function has asked for as a number is one from here on, or others would be wrong.
+    varying = [_varying(fake[name]) for name in kept]
+    shapes = tuple({at: Dim.AUTO for at, is_free in each.items() if is_free} for each in varying)
     with torch.no_grad():
         program = torch.export.export(
             _Wrapped(module),
@@ -97,7 +100,20 @@ def trace(function: Function, real: Mapping[str, Tensor], fake: Mapping[str, Ten
             dynamic_shapes={"tensors": shapes},
             strict=False,
         )
-    return Traced(program, tuple(kept), tuple(made))
+    return Traced(program, tuple(kept), tuple(made), _is_fixed(program, varying))
+
+
+def _varying(fake: Tensor) -> dict[int, bool]:
+    """The dimensions of a tensor without data whose size is a symbol, and whether that still varies."""
+    sizes = {at: size for at, size in enumerate(fake.shape) if isinstance(size, torch.SymInt)}
+    return {at: bool(size.node.shape_env.replace(size.node.expr).free_symbols) for at, size in sizes.items()}
+
+
+def _is_fixed(program: ExportedProgram, varying: Sequence[Mapping[int, bool]]) -> bool:
+    """Whether one of these sizes, by inputs and their dimensions, varies no more."""
+    nodes = program.graph.find_nodes(op="placeholder")[-len(varying) :] if varying else []
+    pairs = [(node.meta["val"], at) for node, axes in zip(nodes, varying, strict=True) for at in axes]
+    return any(isinstance(value.shape[at], int) for value, at in pairs)
 
 
 @contextmanager

@@ -72,31 +72,11 @@ def net(width: int, depth: int) -> nn.Sequential:
 
 def main() -> None:
     """Print MiB and milliseconds a step of each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--depth", type=int, default=24)
-    parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--stages", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=4)
-    asked = parser.parse_args()
+    asked = _asked()
     shape = [str(each) for each in (asked.width, asked.depth, asked.batch, asked.steps)]
-    x = torch.randn(8, asked.width)
-    cut = dni_fx.decouple(
-        net(asked.width, asked.depth), (x,), plan=f"balanced:stages={asked.stages}", synthesizer="linear"
-    )
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made, "net")
-        dni_fx.export_training(
-            cut,
-            folder,
-            inputs=(x,),
-            targets=torch.randint(CLASSES, (8,)),
-            loss=F.cross_entropy,
-            optimizer="momentum",
-            rate=0.01,
-        )
+        _write(asked, folder)
         rows = {"PyTorch, backprop": [BY_BACKPROP, *shape]}
         for mode in ("exact", "decoupled"):
             for memory in ("1", "0"):
@@ -109,9 +89,36 @@ def main() -> None:
             )
             peak, seconds = json.loads(told.stdout)
             first = first or peak
-            print(
-                f"{row:28} {peak:8.0f} MiB ({peak / first:.2f}), {1e3 * seconds:8.0f} ms a step", flush=True
-            )
+            part, time = peak / first, 1e3 * seconds
+            print(f"{row:28} {peak:8.0f} MiB ({part:.2f}), {time:8.0f} ms a step", flush=True)
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--depth", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--stages", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=4)
+    return parser.parse_args()
+
+
+def _write(asked: argparse.Namespace, folder: Path) -> None:
+    x = torch.randn(8, asked.width)
+    cut = dni_fx.decouple(
+        net(asked.width, asked.depth), (x,), plan=f"balanced:stages={asked.stages}", synthesizer="linear"
+    )
+    dni_fx.export_training(
+        cut,
+        folder,
+        inputs=(x,),
+        targets=torch.randint(CLASSES, (8,)),
+        loss=F.cross_entropy,
+        optimizer="momentum",
+        rate=0.01,
+    )
 
 
 if __name__ == "__main__":

@@ -22,34 +22,11 @@ _TORCHS_OWN = (
     aten._native_batch_norm_legit_functional,
     aten._native_batch_norm_legit_no_training,
     aten.native_batch_norm,
-    aten.native_batch_norm_backward,
     aten.batch_norm_backward,
-    aten.cudnn_batch_norm,
     aten.native_group_norm,
-    aten.native_group_norm_backward,
     aten.native_layer_norm,
-    aten.native_layer_norm_backward,
-    aten._fused_rms_norm,
-    aten._fused_rms_norm_backward,
-    aten.upsample_nearest2d_backward,
-    aten._weight_norm_interface,
-    aten.unfold_backward,
-    aten.glu_backward,
-    aten.hardswish_backward,
-    aten.hardsigmoid_backward,
-    aten.softplus_backward,
-    aten.elu_backward,
-    aten.leaky_relu_backward,
-    aten.log_sigmoid_backward,
-    aten.mish_backward,
-    aten.silu_backward,
-    aten.gelu_backward,
-    aten.reflection_pad1d_backward,
-    aten.reflection_pad2d_backward,
-    aten.im2col,
-    aten.col2im,
 )
-"""Those of torch's own decompositions that ONNX needs besides the core ones.
+"""Those of torch's own decompositions that are wanted besides its core ones.
 
 Among them is batch norm in train mode, which torch's exporter translates wrongly.
 """

@@ -30,27 +30,33 @@ def convolution_backward(
     convolution is one whose value and gradient have changed places.
     """
     of_value = of_weight = of_bias = None
-    axes = list(range(2, value.dim()))
-    if wanted[0] and transposed:
-        of_value = torch.ops.aten.convolution(
-            grad, weight, None, stride, padding, dilation, False, [0] * len(axes), groups
-        )
-        of_value = _cut(of_value, [value.shape[axis] for axis in axes])
-    elif wanted[0]:
-        kernel = [weight.shape[axis] for axis in axes]
-        rest = [
-            value.shape[axis] - ((grad.shape[axis] - 1) * s - 2 * p + d * (k - 1) + 1)
-            for axis, s, p, d, k in zip(axes, stride, padding, dilation, kernel, strict=True)
-        ]
-        of_value = torch.ops.aten.convolution(
-            grad, weight, None, stride, padding, dilation, True, rest, groups
-        )
+    if wanted[0]:
+        of_value = _of_value(grad, value, weight, stride, padding, dilation, transposed, groups)
     if wanted[1]:
         inside, outside = (grad, value) if transposed else (value, grad)
         of_weight = _of_weight(inside, outside, weight, stride, padding, dilation, groups)
     if wanted[2]:
-        of_bias = grad.sum([0, *axes])
+        of_bias = grad.sum([0, *range(2, value.dim())])
     return of_value, of_weight, of_bias
+
+
+def _of_value(
+    grad: Tensor,
+    value: Tensor,
+    weight: Tensor,
+    stride: _Sizes,
+    padding: _Sizes,
+    dilation: _Sizes,
+    transposed: bool,
+    groups: int,
+) -> Tensor:
+    sizes, options = list(value.shape[2:]), (stride, padding, dilation)
+    if transposed:
+        none = [0] * len(sizes)
+        return _cut(torch.ops.aten.convolution(grad, weight, None, *options, False, none, groups), sizes)
+    parts = zip(sizes, grad.shape[2:], *options, weight.shape[2:], strict=True)
+    rest = [size - ((out - 1) * s - 2 * p + d * (k - 1) + 1) for size, out, s, p, d, k in parts]
+    return torch.ops.aten.convolution(grad, weight, None, *options, True, rest, groups)
 
 
 def _of_weight(
