@@ -13,6 +13,7 @@ from dni_fx.device.manifest import Graph
 from dni_fx.device.store import Array, Store
 
 NEW = "new:"
+BUFFER = "new:b:"
 
 
 class Graphs:
@@ -45,7 +46,7 @@ class Graphs:
             raise DeviceError(f"cannot run {graph.file}: {error}") from error
         told: dict[str, Array] = {}
         for name, value in zip(graph.outputs, map(np.asarray, found), strict=True):
-            if name.startswith(NEW) and not name.startswith("new:b:"):
+            if name.startswith(NEW) and not name.startswith(BUFFER):
                 self.store[name.removeprefix(NEW)] = value
             else:
                 told[name] = value

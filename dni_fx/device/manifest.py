@@ -3,7 +3,7 @@
 ::
 
     {
-      "format": "dni_fx.onnx-training", "version": 1, "opset": 20,
+      "format": "dni_fx.onnx-training", "version": 2, "opset": 20,
       "optimizer": "adam", "slots": ["exp_avg", "exp_avg_sq"], "rate": 0.001, "labels_as_context": false,
       "inputs": [{"name": "x", "value": "v:x", "dtype": "float32", "shape": ["batch", 784]}],
       "targets": [{"name": "target", "value": "target", "dtype": "int64", "shape": ["batch"]}],
@@ -13,19 +13,25 @@
                   "backward": {...}, "step": {...}, "evaluate": {...}}],
       "boundaries": [{"name": "layers_0", "values": ["v:layers_0"], "producer": 0, "consumers": [1],
                       "warmup": 0, "guess": null, "learn": {...}}],
-      "loss": {...}, "shared": {"graph": {...}, "names": ["embed.weight"]}
+      "loss": {...}, "shared": {"graph": {...}, "names": ["embed.weight"]},
+      "orders": {"decoupled": [{"graph": "stage_0.step.onnx", "reads": {}, "zeros": {}, "drops": ["v:x"]}],
+                 "exact": [...], "evaluate": [...]}
     }
 
 `predictions` are what the outputs are called in eval mode, whose graphs have values of their own. What a name
 says is in `dni_fx.exporters.training.functions`. A graph that is not there is null: `step` of a stage
 that waits for the loss, `guess` of a boundary whose stage does not, and all of a boundary that sends zeros.
+
+`orders` say which graphs a step runs, and a prediction, one after another. A graph takes what graphs before
+it have written, a batch and its numbers, and what the files of stages keep, all by name; what it returns as
+`new:` is kept there, buffers not before the end, and gradients of one name are added up.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +40,10 @@ from dni_fx.device.plain_files import misplaced
 
 NAME = "training.json"
 FORMAT = "dni_fx.onnx-training"
-VERSION = 1
+VERSION = 2
+
+ORDERS = ("decoupled", "exact", "evaluate")
+"""What there are orders for: two kinds of step, and a prediction."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Stage:
     forward: Graph
     backward: Graph
     step: Graph | None
-    evaluate: Graph | None
+    evaluate: Graph
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,20 @@ class Shared:
 
 
 @dataclass(frozen=True)
+class Order:
+    """To run a graph.
+
+    `reads` tell what an input is called among what graphs have written, if not the same; `zeros` name
+    gradients that nobody tells, and the values that have their shape; `drops` are what nobody reads later.
+    """
+
+    graph: Graph
+    reads: Mapping[str, str]
+    zeros: Mapping[str, str]
+    drops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All of a folder."""
 
@@ -109,6 +132,7 @@ class Manifest:
     boundaries: tuple[Boundary, ...]
     loss: Graph
     shared: Shared | None
+    orders: Mapping[str, tuple[Order, ...]]
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
@@ -128,7 +152,11 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of the file."""
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n"
+        told = asdict(self)
+        for orders in told["orders"].values():
+            for order in orders:
+                order["graph"] = order["graph"]["file"]
+        return json.dumps({"format": FORMAT, "version": VERSION, **told}, indent=1) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -144,6 +172,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError(f"its format is {read['format']!r:.40}, not {FORMAT!r}")
         if int(read["version"]) > VERSION:
             raise DeviceError(f"cannot read {path}: a newer dni_fx has written it. Install that one.")
+        if int(read["version"]) < VERSION:
+            raise DeviceError(f"cannot read {path}: an older dni_fx has written it. Write it again.")
         manifest = _manifest(read)
     except OSError as error:
         raise DeviceError(
@@ -159,7 +189,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _manifest(read: Mapping[str, Any]) -> Manifest:
     shared = read["shared"]
-    return Manifest(
+    manifest = Manifest(
         opset=int(read["opset"]),
         optimizer=str(read["optimizer"]),
         slots=tuple(map(str, read["slots"])),
@@ -173,7 +203,16 @@ def _manifest(read: Mapping[str, Any]) -> Manifest:
         boundaries=tuple(map(_boundary, read["boundaries"])),
         loss=_graph(read["loss"]),
         shared=None if shared is None else Shared(_graph(shared["graph"]), tuple(map(str, shared["names"]))),
+        orders={},
     )
+    graphs = {graph.file: graph for graph in manifest.graphs}
+    orders = {mode: tuple(_order(each, graphs) for each in read["orders"][mode]) for mode in ORDERS}
+    return replace(manifest, orders=orders)
+
+
+def _order(read: Mapping[str, Any], graphs: Mapping[str, Graph]) -> Order:
+    reads, zeros = ({str(k): str(v) for k, v in read[kind].items()} for kind in ("reads", "zeros"))
+    return Order(graphs[read["graph"]], reads, zeros, tuple(map(str, read["drops"])))
 
 
 def _tensor(read: Mapping[str, Any]) -> Tensor:
@@ -188,7 +227,7 @@ def _stage(read: Mapping[str, Any]) -> Stage:
         _graph(read["forward"]),
         _graph(read["backward"]),
         _graph_if_any(read["step"]),
-        _graph_if_any(read["evaluate"]),
+        _graph(read["evaluate"]),
     )
 
 

@@ -13,7 +13,7 @@ from dni_fx.device.batches import Batch
 from dni_fx.device.errors import DeviceError
 from dni_fx.device.graphs import Graphs
 from dni_fx.device.manifest import Manifest, read_manifest
-from dni_fx.device.steps import Step
+from dni_fx.device.orders import follow
 from dni_fx.device.store import Array, Store, write_tensors
 
 MODES = ("decoupled", "exact")
@@ -64,8 +64,9 @@ class Session:
             "batch": np.asarray(batch.size, np.int64),
             "seed": self._seed(number),
         }
-        taken = Step(self.manifest, self._graphs, {**numbers, **batch.targets, **batch.context}, batch.inputs)
-        loss = taken.exact() if self.mode == "exact" or self._warms_up() else taken.decoupled()
+        mode = "exact" if self._warms_up() else self.mode
+        given = {**numbers, **batch.inputs, **batch.targets, **batch.context}
+        loss = float(follow(self.manifest.orders[mode], self._graphs, given)["loss"])
         self.store["steps"] = np.asarray(number, np.int64)
         return loss
 
@@ -73,16 +74,13 @@ class Session:
         """The outputs of the model in eval mode, in its order.
 
         Raises:
-            DeviceError: the inputs are not what the model takes, or the model has no eval mode.
+            DeviceError: the inputs are not what the model takes.
         """
         return self._outputs(Batch.of(self.manifest, inputs, None))
 
     def _outputs(self, batch: Batch) -> list[Array]:
-        values: dict[str, Array] = {**batch.inputs, "seed": self._seed(0)}
-        for stage in self.manifest.stages:
-            if stage.evaluate is None:
-                raise DeviceError("this model was written without its eval mode.")
-            values |= self._graphs.run(stage.evaluate, values)
+        given = {**batch.inputs, "seed": self._seed(0)}
+        values = follow(self.manifest.orders["evaluate"], self._graphs, given)
         return [values[name] for name in self.manifest.predictions]
 
     def evaluate(self, batches: Iterable[tuple[Any, Any]]) -> dict[str, float]:

@@ -9,10 +9,13 @@ from torch import nn
 
 from dni_fx.exporters.training.decompositions import (
     convolution,
+    copying,
     embedding,
+    normalization,
     pooling,
     randomness,
     resizing,
+    striding,
     table,
 )
 from dni_fx.exporters.training.tracing import Shapes, trace
@@ -181,6 +184,48 @@ def traced(function):
     shapes, x = Shapes(), torch.ones(3, 2)
     with quiet():  # as a step is written: torch warns of hardware that is not there
         return trace(lambda given: {"y": function(given["x"])}, {"x": x}, {"x": shapes.of(x, frozenset([0]))})
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_the_gradients_of_a_weight_that_is_normalized(dim):
+    value = drawn(3, 4, 2).requires_grad_()
+    length = drawn(*(size if at == dim else 1 for at, size in enumerate((3, 4, 2))), seed=1).requires_grad_()
+    norms = torch.norm_except_dim(value, 2, dim)
+    grad = drawn(3, 4, 2, seed=2)
+    wanted = torch.autograd.grad(value * (length / norms), [value, length], grad)
+    found = normalization.weight_norm_backward(grad, value.detach(), length.detach(), norms.detach(), dim)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_copy_of_one_element_fills_all():
+    into = torch.zeros(3, 2, dtype=torch.int64)
+    assert torch.equal(copying.copy(into, torch.tensor(2.0)), torch.full((3, 2), 2))
+    assert copying.copy_(into, torch.ones_like(into)) is NotImplemented
+    assert torch.equal(copying.copy_(into, torch.tensor(3)), torch.full((3, 2), 3))
+    assert torch.equal(into, torch.full((3, 2), 3))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "offset"),
+    [
+        *[((6, 4), (4, 1), 0), ((24, 1), (1, 7), None), ((2, 12), (12, 1), 0), ((4, 6), (1, 4), 0)],
+        *[((6, 3), (4, 1), 0), ((6, 4), (0, 1), 0), ((2, 4), (4, 1), 4)],
+    ],
+)
+def test_strides_are_said_in_another_way_only_where_they_are_the_same_elements(size, stride, offset):
+    value = drawn(6, 4)
+    found = striding.as_strided(value, size, stride, offset)
+    is_all_in_order = torch.equal(value.as_strided(size, stride, offset).reshape(-1), value.reshape(-1))
+    assert (found is not NotImplemented) == is_all_in_order
+    if is_all_in_order:
+        assert torch.equal(found, value.as_strided(size, stride, offset))
+
+
+def test_strides_of_dimensions_with_one_element_say_nothing():
+    value = drawn(2, 16, 1, 1)
+    assert striding.as_strided_(value, (2, 16, 1, 1), (16, 1, 16, 16)) is value
+    assert striding.as_strided_(value, (2, 16, 1, 1), (1, 2, 1, 1)) is NotImplemented
+    assert striding.as_strided_(value, (2, 8, 1, 1), (16, 1, 1, 1)) is NotImplemented
 
 
 def test_the_table_takes_batch_norm_apart():

@@ -162,6 +162,8 @@ def test_a_folder_that_is_not_whole_is_refused(opened, tmp_path):
     for change in (
         {"format": "other"},
         {"version": 99},
+        {"version": 1},
+        {"orders": {**told["orders"], "exact": [{**told["orders"]["exact"][0], "graph": "x.onnx"}]}},
         {"stages": 3},
         {"loss": {**told["loss"], "file": "../x"}},
     ):

@@ -107,8 +107,9 @@ const described = (change) => {
 };
 for (const [change, message] of [
   ["{", /not what dni_fx writes/], ["null", /not what dni_fx writes/], [{ format: "other" }, /its format is/],
-  [{ version: 2 }, /newer/], [{ stages: 3 }, /is no list/], [{ loss: { ...manifest.loss, file: "../x" } }, /no file of the folder/],
-  [{ loss: { ...manifest.loss, file: "x.onnx" } }, /cannot read x.onnx/],
+  [{ version: 99 }, /newer/], [{ version: 1 }, /older/], [{ stages: 3 }, /is no list/], [{ loss: { ...manifest.loss, file: "../x" } }, /no file of the folder/],
+  [{ loss: { ...manifest.loss, file: "x.onnx" } }, /there is no graph "loss.onnx"/],
+  [{ stages: [{ ...manifest.stages[0], state: "x.safetensors" }] }, /cannot read x.safetensors|there is no graph/],
 ]) {
   await refused(open(described(change), { ort }), message);
 }

@@ -34,7 +34,10 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass
 class Trip:
-    """How far one subject came. `apart` is the largest relative difference of an output that was found."""
+    """How far one subject came. `apart` is the largest relative difference of an output that was found.
+
+    `noise` counts what was farther apart, and in PyTorch as far from what 64 bits say.
+    """
 
     name: str
     family: str
@@ -44,6 +47,7 @@ class Trip:
     interfaces: int = 0
     nodes: int = 0
     apart: float | None = None
+    noise: int = 0
     checks: dict[str, bool] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -184,7 +188,7 @@ def _compare(
 ) -> None:
     for batch in luggage.subject.batches:
         args, kwargs = luggage.call(batch)
-        feeds = _feeds(list(shapes), args, kwargs)
+        feeds = feeds_of(list(shapes), args, kwargs)
         if batch != luggage.subject.batches[0] and not _fit(shapes, feeds):
             continue  # the file is for the other batch size alone
         with torch.no_grad():
@@ -201,7 +205,8 @@ def _compare(
             assert apart <= TOLERANCE, f"{name} is {apart:.1e} apart at batch size {batch}"
 
 
-def _feeds(names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arrays:
+def feeds_of(names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arrays:
+    """The tensors of a call by these names, which are those of its arguments in order."""
     if kwargs:
         return {name: kwargs[name].numpy() for name in names}
     tensors = [each for each in pytree.tree_leaves(args) if isinstance(each, Tensor)]

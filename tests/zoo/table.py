@@ -17,7 +17,7 @@ _LONG = 600
 
 _TEXTS = ("name", "dtype", "frontend")
 _NUMBERS = ("nodes", "stages", "boundaries", "graphs")
-_TRIP_NUMBERS = ("stages", "boundaries", "interfaces", "nodes", "apart")
+_TRIP_NUMBERS = ("stages", "boundaries", "interfaces", "nodes", "apart", "noise")
 
 
 def table_of(rows: Sequence[Row]) -> Table:

@@ -12,7 +12,7 @@
 import { DeviceError } from "./errors.js";
 import { reader } from "./folder.js";
 import { Graphs } from "./graphs.js";
-import { NAME, graphFiles, readManifest } from "./manifest.js";
+import { NAME, graphs as graphsOf, readManifest } from "./manifest.js";
 import { MODES, Session, modeError } from "./session.js";
 import { Store } from "./store.js";
 
@@ -44,6 +44,6 @@ export async function open(folder, { ort, mode = "decoupled", rate, seed = 0, se
     new Map(await Promise.all(names.map(async (name) => /** @type {const} */ ([name, await read(name)]))));
   const store = new Store(await all(manifest.stages.map((stage) => stage.state)));
   const options = { executionProviders: ["wasm"], logSeverityLevel: 4, ...session };
-  const graphs = new Graphs(runtime, await all(graphFiles(manifest)), store, options);
+  const graphs = new Graphs(runtime, await all([...graphsOf(manifest).keys()]), store, options);
   return new Session(manifest, store, graphs, { mode, rate: rate ?? manifest.rate, seed });
 }

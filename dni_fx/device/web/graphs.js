@@ -7,6 +7,7 @@ import { bare } from "./tensors.js";
 /** @typedef {import("./manifest.js").Graph} Graph */
 
 export const NEW = "new:";
+export const BUFFER = "new:b:";
 
 /** Sessions of onnxruntime, each opened when its graph first runs. */
 export class Graphs {
@@ -47,7 +48,7 @@ export class Graphs {
     /** @type {Map<string, Tensor>} */
     const returned = new Map();
     for (const name of graph.outputs) {
-      if (name.startsWith(NEW) && !name.startsWith("new:b:")) {
+      if (name.startsWith(NEW) && !name.startsWith(BUFFER)) {
         this.store.set(name.slice(NEW.length), found[name]);
       } else {
         returned.set(name, bare(found[name]));

@@ -6,24 +6,26 @@ import { DeviceError, told } from "./errors.js";
  * @typedef {{file: string, inputs: string[], outputs: string[]}} Graph
  * @typedef {{name: string, value: string, dtype: string, shape: (number | string)[]}} Taken
  * @typedef {{stage: number, state: string, forward: Graph, backward: Graph, step: Graph | null,
- *   evaluate: Graph | null}} Stage
+ *   evaluate: Graph}} Stage
  * @typedef {{name: string, values: string[], producer: number, consumers: number[], warmup: number,
  *   guess: Graph | null, learn: Graph | null}} Boundary
+ * @typedef {{graph: Graph, reads: Map<string, string>, zeros: Map<string, string>, drops: string[]}} Order
  * @typedef {{slots: string[], rate: number, labelsAsContext: boolean, inputs: Taken[], targets: Taken[],
  *   outputs: string[], predictions: string[], stages: Stage[], boundaries: Boundary[], loss: Graph,
- *   shared: {graph: Graph, names: string[]} | null}} Manifest
+ *   shared: {graph: Graph, names: string[]} | null}} Contents
+ * @typedef {Contents & {orders: Record<"decoupled" | "exact" | "evaluate", Order[]>}} Manifest
  */
 
 export const NAME = "training.json";
 const FORMAT = "dni_fx.onnx-training";
-const VERSION = 1;
+const VERSION = 2;
 
 /**
  * What a folder holds.
  *
  * @param {Uint8Array} bytes Its `training.json`.
  * @returns {Manifest}
- * @throws {DeviceError} It is damaged, newer than this version, or names files outside of the folder.
+ * @throws {DeviceError} It is damaged, of another version than this one, or names files outside of the folder.
  */
 export function readManifest(bytes) {
   let read;
@@ -36,6 +38,9 @@ export function readManifest(bytes) {
   if (number(read.version) > VERSION) {
     throw new DeviceError(`cannot read ${NAME}: a newer dni_fx has written it. Take the .js files of that one.`);
   }
+  if (read.version < VERSION) {
+    throw new DeviceError(`cannot read ${NAME}: an older dni_fx has written it. Write it again.`);
+  }
   try {
     return manifest(read);
   } catch (error) {
@@ -44,17 +49,17 @@ export function readManifest(bytes) {
 }
 
 /**
- * The names of the files of all graphs, each once.
+ * All graphs, by the names of their files.
  *
- * @param {Manifest} manifest
- * @returns {string[]}
+ * @param {Contents} contents
+ * @returns {Map<string, Graph>}
  */
-export function graphFiles(manifest) {
+export function graphs(contents) {
   /** @type {(Graph | null | undefined)[]} */
-  const found = [manifest.loss, manifest.shared?.graph];
-  for (const each of manifest.stages) found.push(each.forward, each.backward, each.step, each.evaluate);
-  for (const each of manifest.boundaries) found.push(each.guess, each.learn);
-  return [...new Set(found.flatMap((graph) => (graph ? [graph.file] : [])))];
+  const found = [contents.loss, contents.shared?.graph];
+  for (const each of contents.stages) found.push(each.forward, each.backward, each.step, each.evaluate);
+  for (const each of contents.boundaries) found.push(each.guess, each.learn);
+  return new Map(found.flatMap((graph) => (graph ? [[graph.file, graph]] : [])));
 }
 
 /** @param {unknown} error */
@@ -66,7 +71,8 @@ const damaged = (error) =>
  * @returns {Manifest}
  */
 function manifest(read) {
-  return {
+  /** @type {Contents} */
+  const contents = {
     slots: list(read.slots, text),
     rate: number(read.rate),
     labelsAsContext: Boolean(read.labels_as_context),
@@ -79,7 +85,31 @@ function manifest(read) {
     loss: graph(read.loss),
     shared: read.shared === null ? null : { graph: graph(read.shared.graph), names: list(read.shared.names, text) },
   };
+  const known = graphs(contents);
+  const orders = (/** @type {unknown} */ each) => list(each, (one) => order(one, known));
+  const { decoupled, exact, evaluate } = read.orders;
+  return {
+    ...contents,
+    orders: { decoupled: orders(decoupled), exact: orders(exact), evaluate: orders(evaluate) },
+  };
 }
+
+/**
+ * @param {any} read
+ * @param {ReadonlyMap<string, Graph>} known
+ * @returns {Order}
+ */
+function order(read, known) {
+  const named = known.get(read.graph);
+  if (named === undefined) throw new Error(`there is no graph ${shown(read.graph)}`);
+  return { graph: named, reads: names(read.reads), zeros: names(read.zeros), drops: list(read.drops, text) };
+}
+
+/**
+ * @param {any} read
+ * @returns {Map<string, string>}
+ */
+const names = (read) => new Map(Object.entries(read).map(([name, other]) => [name, text(other)]));
 
 /**
  * @param {any} read
@@ -101,7 +131,7 @@ function stage(read) {
     forward: graph(read.forward),
     backward: graph(read.backward),
     step: graphIfAny(read.step),
-    evaluate: graphIfAny(read.evaluate),
+    evaluate: graph(read.evaluate),
   };
 }
 

@@ -2,9 +2,9 @@
 
 import { batchOf } from "./batches.js";
 import { DeviceError } from "./errors.js";
+import { follow } from "./orders.js";
 import { readTensors, writeTensors } from "./safetensors.js";
 import { hits } from "./scores.js";
-import { Step } from "./steps.js";
 import { scalar } from "./tensors.js";
 
 /** @typedef {import("./tensors.js").Tensor} Tensor */
@@ -64,12 +64,11 @@ export class Session {
       const batch = batchOf(this.manifest, inputs, targets ?? {});
       const number = this.steps + 1;
       const numbers = this.numbers(number, batch.size);
-      const given = new Map([...numbers, ...batch.targets, ...batch.context]);
-      const taken = new Step(this.manifest, this.graphs, given, batch.inputs);
-      const isExact = this.mode === "exact" || this.warmsUp();
-      const loss = await (isExact ? taken.exact() : taken.decoupled());
+      const given = new Map([...numbers, ...batch.inputs, ...batch.targets, ...batch.context]);
+      const orders = this.manifest.orders[this.warmsUp() ? "exact" : this.mode];
+      const left = await follow(orders, this.graphs, given);
       this.store.set("steps", scalar("int64", BigInt(number)));
-      return loss;
+      return Number(left.get("loss")?.data[0]);
     });
   }
 
@@ -78,7 +77,7 @@ export class Session {
    *
    * @param {unknown} inputs
    * @returns {Promise<Tensor[]>}
-   * @throws {DeviceError} The inputs are not what the model takes, or the model has no eval mode.
+   * @throws {DeviceError} The inputs are not what the model takes.
    */
   predict(inputs) {
     return this.inTurn(() => this.predicted(batchOf(this.manifest, inputs).inputs));
@@ -185,11 +184,7 @@ export class Session {
    * @returns {Promise<Tensor[]>}
    */
   async predicted(inputs) {
-    const values = new Map(inputs);
-    for (const { evaluate } of this.manifest.stages) {
-      if (evaluate === null) throw new DeviceError("this model was written without its eval mode.");
-      for (const [name, each] of await this.graphs.run(evaluate, values)) values.set(name, each);
-    }
+    const values = await follow(this.manifest.orders.evaluate, this.graphs, inputs);
     return this.manifest.predictions.map((name) => /** @type {Tensor} */ (values.get(name)));
   }
 

@@ -18,7 +18,6 @@ from dni_fx.exporters.training import functions
 from dni_fx.exporters.training.functions import BATCH, CONTEXT, LEARNING_RATE, STEP, StageStep
 from dni_fx.exporters.training.known import Entry, Known
 from dni_fx.exporters.training.lesson import Lesson
-from dni_fx.exporters.training.plain import Plain, plain
 from dni_fx.exporters.training.synthesis import state_of
 from dni_fx.exporters.training.tracing import SEED, Shapes
 from dni_fx.stage import Stage
@@ -44,7 +43,6 @@ class Assembly:
         self.dnis = {spec.name: dnis[spec.name] for spec in graph.marked.specs}
         self.lesson = lesson
         self.known = Known(Shapes())
-        self.told: dict[str, tuple[Any, Any]] = {}
         self.steps: list[StageStep] = []
         self._open(call.leaves)
         for stage in graph.road.stages:
@@ -84,8 +82,13 @@ class Assembly:
 
     @property
     def outputs(self) -> list[str]:
-        """The values that the model returns, in order; what else it returns is always the same."""
-        return [f"v:{each.of}" for each in self.graph.road.split.result if isinstance(each, Name)]
+        """The tensors that the model returns, in order; what else it returns, a device is not told."""
+        return [f"v:{name}" for name in self._returned(self.graph, self.known)]
+
+    @staticmethod
+    def _returned(graph: CutGraph, known: Known) -> list[str]:
+        names = [each.of for each in graph.road.split.result if isinstance(each, Name)]
+        return [name for name in names if name not in known.told]
 
     def context(self, given: Mapping[str, Tensor]) -> Tensor | None:
         """What synthesizers see beside the value."""
@@ -101,7 +104,8 @@ class Assembly:
                 given = [*self._of_boundary(dni), *(f"g:{name}" for name in spec.names), STEP]
                 yield self.known.entry(f"learn.{spec.name}", functions.learn(dni, self.context), given)
         result, spec = self.graph.road.split.result, self.graph.capture.out_spec
-        judged = functions.loss(self.lesson.loss, spec, result, self.targets)
+        plain = self.known.plain([each.of for each in result if isinstance(each, Name)], self.outputs)
+        judged = functions.loss(self.lesson.loss, spec, result, plain, self.targets)
         yield self.known.entry("loss", judged, [*self.outputs, *self.target_names])
         if self.shared:
             move, names = self.lesson.optimizer, list(self.shared)
@@ -117,23 +121,19 @@ class Assembly:
         """The graphs of the stages in eval mode, whose graph this is; inputs have the names of here."""
         same = dict(zip(graph.road.split.inputs, self.graph.road.split.inputs, strict=True))
         known = Known(self.known.shapes, dict(self.known.real), dict(self.known.fake))
-        told: dict[str, tuple[Any, Any]] = {}
-        returned = [each.of for each in graph.road.split.result if isinstance(each, Name)]
-        self.predictions = [f"v:{same.get(each, EVAL + each)}" for each in returned]
         for stage in graph.road.stages:
             names = {n: same.get(n, f"{EVAL}{n}") for n in (*stage.code.part.reads, *stage.code.part.writes)}
             reads = [f"v:{names[name]}" for name in stage.code.part.reads]
-            plain = _plain(stage, told, known, reads)
+            plain = known.plain(stage.code.part.reads, reads)
             step = StageStep(stage, (), (), (), (), self.lesson.optimizer, plain, names)
-            _hold(known, stage)
+            known.hold(stage)
             for name, (real, fake, _) in step.written(known.real, known.fake, known.shapes).items():
-                if isinstance(real, Tensor):
-                    known.real[f"v:{names[name]}"], known.fake[f"v:{names[name]}"] = real, fake
-                else:
-                    told[name] = real, fake
+                known.take(name, f"v:{names[name]}", real, fake)
             yield known.entry(
                 f"stage_{stage.index}.evaluate", step.forward_alone, [*reads, *_held(stage), SEED]
             )
+        self.predictions = [f"v:{same.get(name, EVAL + name)}" for name in self._returned(graph, known)]
+        self.known.is_fixed |= known.is_fixed
 
     def _of_stage(self, step: StageStep) -> Iterator[Entry]:
         index = step.stage.index
@@ -186,12 +186,12 @@ class Assembly:
     def _pass(self, stage: Stage) -> None:
         """Take in what a stage has, and what it writes at the example."""
         known = self.known
-        _hold(known, stage)
+        known.hold(stage)
         for name, parameter in stage.named_parameters().items():
             known.add(f"gp:{name}", parameter)
             for slot in self.lesson.optimizer.slots:
                 known.add(f"{slot}:{name}", torch.zeros_like(parameter))
-        plain = _plain(stage, self.told, known, [f"v:{name}" for name in stage.code.part.reads])
+        plain = known.plain(stage.code.part.reads, [f"v:{name}" for name in stage.code.part.reads])
         learning = [name for name, each in stage.named_parameters().items() if each.requires_grad]
         taught = [
             n for n in stage.code.part.reads if n in self.parts and known.real[f"v:{n}"].is_floating_point()
@@ -207,13 +207,10 @@ class Assembly:
         )
         sent = step.written(known.real, known.fake, known.shapes)
         for name, (real, fake, _) in sent.items():
-            if isinstance(real, Tensor):
-                known.real[f"v:{name}"], known.fake[f"v:{name}"] = real, fake
+            if known.take(name, f"v:{name}", real, fake):
                 # An object of its own: a tracer knows what a tensor is by who it is.
                 known.real[f"g:{name}"] = _some(real)
                 known.fake[f"g:{name}"] = known.shapes.another(fake)
-            else:
-                self.told[name] = real, fake
         wanted = {*stage.code.part.outputs, *(name for names in stage.crossings.values() for name in names)}
         live = tuple(name for name, (_, _, is_live) in sent.items() if is_live and name in wanted)
         self.steps.append(replace(step, sent=live))
@@ -225,22 +222,6 @@ def _some(value: Tensor) -> Tensor:
         return torch.zeros_like(value)
     generator = torch.Generator().manual_seed(0)
     return torch.randn(value.shape, generator=generator, dtype=value.dtype) / value.numel()
-
-
-def _hold(known: Known, stage: Stage) -> None:
-    """Take in the weights and buffers of a stage."""
-    for name, parameter in stage.named_parameters().items():
-        known.add(f"p:{name}", parameter)
-    for name, buffer in stage.named_buffers().items():
-        known.add(f"b:{name}", buffer)
-
-
-def _plain(
-    stage: Stage, told: Mapping[str, tuple[Any, Any]], known: Known, reads: list[str]
-) -> dict[str, Plain]:
-    """What a stage reads that is no tensor."""
-    beside = {name: known.fake[name] for name in reads if name in known.fake}
-    return {name: plain(*told[name], beside) for name in stage.code.part.reads if name in told}
 
 
 def _held(stage: Stage) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dni_fx.device.manifest import NAME, Boundary, Graph, Manifest, Shared, Stag
 from dni_fx.device.manifest import Tensor as Taken
 from dni_fx.exporters.training.assembly import Assembly
 from dni_fx.exporters.training.known import Entry
+from dni_fx.exporters.training.orders import orders
 from dni_fx.exporters.training.tracing import Traced
 
 _KEPT = ("p:", "b:", "s:")
@@ -52,7 +54,8 @@ class Contents:
     def _manifest(self) -> Manifest:
         assembly = self.assembly
         shared = self._graphs.get("shared")
-        return Manifest(
+        self.is_fixed |= assembly.known.is_fixed
+        manifest = Manifest(
             opset=self.opset,
             optimizer=str(self.move),
             slots=self.move.slots,
@@ -66,7 +69,9 @@ class Contents:
             boundaries=tuple(self._boundary(name) for name in assembly.dnis),
             loss=self._graphs["loss"],
             shared=None if shared is None else Shared(shared, tuple(assembly.shared)),
+            orders={},
         )
+        return replace(manifest, orders=orders(manifest))
 
     def save(self, folder: Path) -> Manifest:
         """Write weights, what is kept beside them, and the manifest, which is returned."""
@@ -90,9 +95,9 @@ class Contents:
         return manifest
 
     def _stage(self, index: int) -> Stage:
-        named = {kind: self._graphs.get(f"stage_{index}.{kind}") for kind in ("step", "evaluate")}
-        forward, backward = (self._graphs[f"stage_{index}.{kind}"] for kind in ("forward", "backward"))
-        return Stage(index, _state(index), forward, backward, **named)
+        kinds = ("forward", "backward", "evaluate")
+        graphs = {kind: self._graphs[f"stage_{index}.{kind}"] for kind in kinds}
+        return Stage(index, _state(index), step=self._graphs.get(f"stage_{index}.step"), **graphs)
 
     def _boundary(self, name: str) -> Boundary:
         dni = self.assembly.dnis[name]
@@ -107,9 +112,10 @@ class Contents:
         )
 
     def _taken(self, name: str, value: str) -> Taken:
-        fake: Any = self.assembly.known.fake[value]
-        kind = str(fake.dtype).removeprefix("torch.")
-        sizes = tuple("batch" if isinstance(size, torch.SymInt) else int(size) for size in fake.shape)
+        known = self.assembly.known
+        shape: Any = (known.real if self.is_fixed else known.fake)[value].shape
+        kind = str(known.real[value].dtype).removeprefix("torch.")
+        sizes = tuple("batch" if isinstance(size, torch.SymInt) else int(size) for size in shape)
         return Taken(name, value, kind, sizes)
 
 

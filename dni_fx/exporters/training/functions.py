@@ -1,8 +1,9 @@
 """What the graphs of a training step compute: functions of named tensors.
 
 A name says what a tensor is: `p:` a parameter, `b:` a buffer, `v:` a value, `g:` the gradient of a value,
-`gp:` that of a parameter, `s:<boundary>:` the state of a synthesizer, `<slot>:` what an optimizer keeps of a
-parameter. What a graph returns under `new:` takes the place of what has the rest of that name.
+`u:` a guess at it, `gp:` the gradient of a parameter, `s:<boundary>:` the state of a synthesizer, `<slot>:`
+what an optimizer keeps of a parameter. What a graph returns under `new:` takes the place of what has the
+rest of that name.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class StageStep:
             found = {f"v:{name}": each.detach() for name, each in written.items()}
             ups = {name: up for said in guesses for name, up in said({**given, **found}).items()}
             live = [name for name in self.sent if written[name].requires_grad]
-            values, gradients = [written[name] for name in live], [ups[f"g:{name}"] for name in live]
+            values, gradients = [written[name] for name in live], [ups[f"u:{name}"] for name in live]
             return found | self._end(given, wanted, values, gradients) | _renewed(buffers)
 
         return step
@@ -158,7 +159,7 @@ def guess(dni: DNI, context: Context) -> Function:
     def said(given: Named) -> dict[str, Tensor]:
         values = [given[f"v:{name}"] for name in dni.spec.names]
         ups = synthesis.guess_up(dni, state_named(dni.spec.name, given), values, context(given), given[BATCH])
-        return {f"g:{name}": each for name, each in zip(dni.spec.names, ups, strict=True)}
+        return {f"u:{name}": each for name, each in zip(dni.spec.names, ups, strict=True)}
 
     return said
 
@@ -177,18 +178,24 @@ def learn(dni: DNI, context: Context) -> Function:
 
 
 def loss(
-    function: Callable[[Any, Any], Tensor], spec: pytree.TreeSpec, result: Sequence[Any], target: Any
+    function: Callable[[Any, Any], Tensor],
+    spec: pytree.TreeSpec,
+    result: Sequence[Any],
+    plain: Mapping[str, Plain],
+    target: Any,
 ) -> Function:
     """The loss of the model's outputs, and their gradients, as a function.
 
-    `result` is the flat list of outputs with a `Name` for each that is a value, and `target` the tree of
-    names of the targets.
+    `result` is the flat list of outputs with a `Name` for each that is a value, `plain` those of them that
+    are no tensors, and `target` the tree of names of the targets.
     """
 
     def judged(given: Named) -> dict[str, Tensor]:
-        values = {each.of: given[f"v:{each.of}"].detach() for each in result if isinstance(each, Name)}
+        names = dict.fromkeys(each.of for each in result if isinstance(each, Name))
+        values = {name: given[f"v:{name}"].detach() for name in names if name not in plain}
         live = {name: each.requires_grad_() for name, each in values.items() if each.is_floating_point()}
-        flat = [values[each.of] if isinstance(each, Name) else each for each in result]
+        known = values | {name: each.of(given) for name, each in plain.items()}
+        flat = [known[each.of] if isinstance(each, Name) else each for each in result]
         targets = pytree.tree_map(lambda name: given[name], target)
         found = function(pytree.tree_unflatten(flat, spec), targets)
         gradients = gradients_of([found], [None], list(live.values()), may_reenter=False)

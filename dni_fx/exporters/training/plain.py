@@ -15,7 +15,7 @@ class Plain:
     """A number or anything else. A size is so many times that of a tensor that is read beside it.
 
     It is `value`, or where `tensor` is named what that has along `axis`, multiplied by `times` and
-    divided by `over`.
+    divided by `over`. It `is_fixed` if it is a size that varies, and no tensor tells it.
     """
 
     value: Any
@@ -23,6 +23,7 @@ class Plain:
     axis: int = 0
     times: int = 1
     over: int = 1
+    is_fixed: bool = False
 
     def of(self, given: Mapping[str, Tensor]) -> Any:
         """What it is for these tensors."""
@@ -42,4 +43,4 @@ def plain(value: Any, fake: Any, beside: Mapping[str, Tensor]) -> Plain:
                 ratio = (fake.node.expr / size.node.expr).simplify()
                 if ratio.is_Rational:
                     return Plain(value, name, axis, int(ratio.p), int(ratio.q))
-    return Plain(value)
+    return Plain(value, is_fixed=True)

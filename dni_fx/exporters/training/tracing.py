@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
+from torch.fx import Graph
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -84,6 +85,7 @@ def trace(function: Function, real: Mapping[str, Tensor], fake: Mapping[str, Ten
             *(fake[name] for name in names)
         )
     module.graph.eliminate_dead_code()
+    _unview(module.graph)
     used = [bool(node.users) for node in module.graph.find_nodes(op="placeholder")]
     kept = [name for name, is_used in zip(names, used, strict=True) if is_used]
     for node, is_used in zip(module.graph.find_nodes(op="placeholder"), used, strict=True):
@@ -101,6 +103,13 @@ def trace(function: Function, real: Mapping[str, Tensor], fake: Mapping[str, Ten
             strict=False,
         )
     return Traced(program, tuple(kept), tuple(made), _is_fixed(program, varying))
+
+
+def _unview(graph: Graph) -> None:
+    """Make views reshapes: in the program a tensor may lie in memory otherwise than it did when traced."""
+    for target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+        for node in graph.find_nodes(op="call_function", target=target):
+            node.target = torch.ops.aten.reshape.default
 
 
 def _varying(fake: Tensor) -> dict[int, bool]:

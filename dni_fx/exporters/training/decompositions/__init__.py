@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch._decomp import core_aten_decompositions, get_decompositions
 
-from dni_fx.exporters.training.decompositions import convolution, embedding, pooling, randomness, resizing
+from dni_fx.exporters.training.decompositions import (
+    convolution,
+    copying,
+    embedding,
+    normalization,
+    pooling,
+    randomness,
+    resizing,
+    striding,
+)
 
 aten = torch.ops.aten
 Table = dict[Any, Callable[..., Any]]
@@ -39,6 +48,11 @@ _OURS: Table = {
     aten._adaptive_avg_pool2d_backward.default: pooling.adaptive_avg_pool2d_backward,
     aten.upsample_bilinear2d_backward.default: resizing.upsample_bilinear2d_backward,
     aten.embedding_dense_backward.default: embedding.embedding_dense_backward,
+    aten._weight_norm_interface_backward.default: normalization.weight_norm_backward,
+    aten.as_strided.default: striding.as_strided,
+    aten.as_strided_.default: striding.as_strided_,
+    aten.copy.default: copying.copy,
+    aten.copy_.default: copying.copy_,
     aten.native_dropout.default: randomness.native_dropout,
     aten.bernoulli.default: randomness.bernoulli,
     aten.bernoulli.p: randomness.bernoulli_p,
