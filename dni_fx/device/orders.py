@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from dni_fx.device.errors import DeviceError
 from dni_fx.device.graphs import BUFFER, NEW, Graphs
 from dni_fx.device.manifest import Order
@@ -34,12 +36,12 @@ def follow(orders: Iterable[Order], graphs: Graphs, given: Mapping[str, Array]) 
 def _obey(order: Order, graphs: Graphs, values: dict[str, Array], buffers: dict[str, Array]) -> None:
     """Run one graph. It is a function of its own so that nothing is held while the next one runs."""
     renamed = {name: values[other] for name, other in order.reads.items()}
-    zeros = {name: values[other] * 0 for name, other in order.zeros.items()}
+    zeros = {name: np.asarray(values[other] * 0) for name, other in order.zeros.items()}
     for name, each in graphs.run(order.graph, {**values, **renamed, **zeros}).items():
         if name.startswith(BUFFER):
             buffers[name.removeprefix(NEW)] = each
         elif name in values and name.startswith(_ADDED):
-            values[name] = values[name] + each
+            values[name] = np.asarray(values[name] + each)  # without dimensions a sum is no array
         else:
             values[name] = each
     for name in order.drops:

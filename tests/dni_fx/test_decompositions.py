@@ -1,7 +1,5 @@
 """What operators are made of that ONNX lacks gives what PyTorch's own operators give."""
 
-import itertools
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,9 +10,7 @@ from dni_fx.exporters.training.decompositions import (
     copying,
     embedding,
     normalization,
-    pooling,
     randomness,
-    resizing,
     striding,
     table,
 )
@@ -56,62 +52,6 @@ def test_what_is_not_wanted_of_a_convolution_is_not_computed():
     given = drawn(2, 3, 5, 5), drawn(2, 3, 5, 5), drawn(3, 3, 1, 1)
     options = [[1, 1], [0, 0], [1, 1], False, [0, 0], 1]
     assert convolution.convolution_backward(*given, [3], *options, [False] * 3) == (None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "ceil"), [(2, 2, 0, False), (3, 2, 1, True), (3, 1, 1, False)]
-)
-def test_the_gradient_of_a_max_pool(kernel, stride, padding, ceil):
-    value = drawn(2, 3, 7, 8).requires_grad_()
-    out, indices = F.max_pool2d(value, kernel, stride, padding, 1, ceil, return_indices=True)
-    grad = drawn(*out.shape, seed=1)
-    (wanted,) = torch.autograd.grad(out, value, grad)
-    both = [[each] * 2 for each in (kernel, stride, padding, 1)]
-    assert torch.equal(pooling.max_pool_backward(grad, value.detach(), *both, ceil, indices), wanted)
-
-
-POOLS = list(itertools.product([(2, 2, 0), (3, 2, 1), (3, 1, 1)], [False, True], [False, True], [None, 5]))
-
-
-@pytest.mark.parametrize(("sizes", "ceil", "pads", "divisor"), POOLS)
-def test_the_gradient_of_an_average_pool(sizes, ceil, pads, divisor):
-    value = drawn(2, 3, 7, 8).requires_grad_()
-    out = F.avg_pool2d(value, *sizes, ceil, pads, divisor)
-    grad = drawn(*out.shape, seed=1)
-    (wanted,) = torch.autograd.grad(out, value, grad)
-    both = [[each] * 2 for each in sizes]
-    found = pooling.avg_pool2d_backward(grad, value.detach(), *both, ceil, pads, divisor)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("out", [(1, 1), (3, 2), (5, 7), (9, 9)])
-def test_the_gradient_of_an_adaptive_average_pool(out):
-    value = drawn(2, 3, 7, 8).requires_grad_()
-    pooled = aten._adaptive_avg_pool2d(value, out)
-    grad = drawn(*pooled.shape, seed=1)
-    (wanted,) = torch.autograd.grad(pooled, value, grad)
-    found = pooling.adaptive_avg_pool2d_backward(grad, value.detach())
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("corners", [False, True])
-@pytest.mark.parametrize("size", [(14, 16), (5, 3), (1, 9)])
-def test_the_gradient_of_bilinear_resizing(size, corners):
-    value = drawn(2, 3, 7, 8).requires_grad_()
-    out = F.interpolate(value, size, mode="bilinear", align_corners=corners)
-    grad = drawn(*out.shape, seed=1)
-    (wanted,) = torch.autograd.grad(out, value, grad)
-    found = resizing.upsample_bilinear2d_backward(grad, size, value.shape, corners)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-
-
-def test_the_gradient_of_resizing_by_a_factor():
-    value = drawn(2, 3, 7, 8).requires_grad_()
-    out = F.interpolate(value, scale_factor=1.7, mode="bilinear", recompute_scale_factor=False)
-    grad = drawn(*out.shape, seed=1)
-    (wanted,) = torch.autograd.grad(out, value, grad)
-    found = resizing.upsample_bilinear2d_backward(grad, out.shape[2:], value.shape, False, 1.7, 1.7)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("padding", [-1, 2])
@@ -169,6 +109,19 @@ def test_dropout_keeps_its_part_and_makes_it_larger_by_as_much():
     same, everything = randomness.native_dropout(value, 0.3, False)
     assert torch.equal(same, value)
     assert bool(everything.all())
+
+
+def test_a_leaky_slope_is_drawn_between_its_bounds():
+    value = drawn(100, 100)
+    with randomness.drawing(torch.tensor(1)):
+        found, slopes = randomness.rrelu_with_noise_functional(value, torch.zeros_like(value), 0.1, 0.3, True)
+    assert torch.equal(found, value * slopes)
+    assert bool((slopes[value > 0] == 1).all())
+    below = slopes[value <= 0]
+    assert 0.1 <= float(below.min()) < 0.11
+    assert 0.29 < float(below.max()) < 0.3
+    mean, _ = randomness.rrelu_with_noise_functional(value, torch.zeros_like(value), 0.1, 0.3, False)
+    torch.testing.assert_close(mean, F.rrelu(value, 0.1, 0.3, False))
 
 
 @pytest.mark.parametrize("function", [lambda x: x * 2, lambda x: x * x.shape[0]], ids=["no size", "a size"])

@@ -68,6 +68,34 @@ def native_dropout(value: Tensor, p: float, train: bool | None) -> tuple[Tensor,
     return torch.where(stays, value * scale, 0), stays
 
 
+def rrelu_with_noise_functional(
+    value: Tensor,
+    noise: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: Any = None,
+) -> tuple[Tensor, Tensor]:
+    """The value, what of it is negative times a slope that is drawn between these, and all slopes."""
+    if not training:
+        return torch.where(value > 0, value, value * (lower + upper) / 2), noise.clone()
+    drawn = uniform(value.shape, value.dtype) * (upper - lower) + lower
+    slopes = torch.where(value > 0, 1, drawn)
+    return value * slopes, slopes
+
+
+def rrelu_with_noise(value: Tensor, noise: Tensor, *options: Any, **more: Any) -> Tensor:
+    """The value, what of it is negative times a slope; the slopes are put into `noise`."""
+    found, slopes = rrelu_with_noise_functional(value, noise, *options, **more)
+    noise.copy_(slopes)
+    return found
+
+
+def rrelu_with_noise_(value: Tensor, noise: Tensor, *options: Any, **more: Any) -> Tensor:
+    """The value itself, what of it is negative times a slope; the slopes are put into `noise`."""
+    return value.copy_(rrelu_with_noise(value, noise, *options, **more))
+
+
 def bernoulli(value: Tensor, *, generator: Any = None) -> Tensor:
     """1 with the probability that is there, else 0."""
     return (uniform(value.shape, torch.float32) < value).to(value.dtype)
