@@ -39,13 +39,13 @@ def packages(shared, *names):
     with turn(shared / f"{folder.name}.lock"):
         if not (folder / "problem").exists():
             folder.mkdir(exist_ok=True)
-            (folder / "problem").write_text(_problem(folder, names), "utf-8")
+            (folder / "problem").write_text(fetch(folder, names), "utf-8")
     if problem := (folder / "problem").read_text("utf-8"):
         pytest.skip(problem)
     return folder
 
 
-def _problem(folder, names):
+def fetch(folder, names):
     """Fetch packages into a folder; says why they are not there, or nothing if they are."""
     npm = shutil.which("npm")
     if npm is None:

@@ -19,8 +19,7 @@ BUFFER = "new:b:"
 class Graphs:
     """Sessions of onnxruntime, each opened when its graph first runs.
 
-    With `keeps` they stay open; without, a graph is let go of when another one runs, and no memory is
-    kept for the next one.
+    With `keeps` they stay open; without, a graph is let go of when another one runs.
     """
 
     def __init__(self, folder: Path, store: Store, keeps: bool) -> None:
@@ -56,12 +55,14 @@ class Graphs:
         if graph.file not in self._open:
             if not self.keeps:
                 self._open.clear()
-            self._open[graph.file] = open_graph(self.folder / graph.file, self.keeps)
+            self._open[graph.file] = open_graph(self.folder / graph.file)
         return self._open[graph.file]
 
 
-def open_graph(path: Path, keeps: bool) -> Any:
-    """A session of onnxruntime, which `keeps` memory for the next run.
+def open_graph(path: Path) -> Any:
+    """A session of onnxruntime that holds no memory between runs, and whose threads sleep then.
+
+    There are several for each stage, and one runs at a time.
 
     Raises:
         DeviceError: the file cannot be read.
@@ -70,7 +71,9 @@ def open_graph(path: Path, keeps: bool) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions
-    options.enable_cpu_mem_arena = keeps
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but this

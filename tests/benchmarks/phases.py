@@ -9,13 +9,11 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import dni_fx
@@ -27,6 +25,7 @@ from passes.mark_boundaries import MarkBoundaries
 from passes.placement import plan_of
 from passes.split_stages import split_stages
 from tests.benchmarks.generate import generate
+from tests.benchmarks.peak import peak, reset_peak
 
 _WARM_UP = 100
 
@@ -55,7 +54,7 @@ class Meter:
     def measure(self, phase: str, run: Callable[[], Any]) -> Any:
         """What the run returns; None if it fails or is too slow."""
         gc.collect()
-        _reset_peak()
+        reset_peak()
         signal.signal(signal.SIGPROF, _stop)
         signal.setitimer(signal.ITIMER_PROF, self.limit)
         start = time.process_time()
@@ -67,7 +66,7 @@ class Meter:
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         seconds = time.process_time() - start
-        found = Measurement(self.kind, self.nodes, phase, seconds, _peak(), failed)
+        found = Measurement(self.kind, self.nodes, phase, seconds, peak() / 2**20, failed)
         if not self.is_silent:
             print(json.dumps(asdict(found)), flush=True)
         return made
@@ -114,21 +113,6 @@ def by_order(flow: Any, stages: int) -> Plan:
 
 def _stop(signum: int, frame: object) -> None:
     raise TimeoutError("too slow")
-
-
-def _reset_peak() -> None:
-    path = Path("/proc/self/clear_refs")
-    if path.exists():
-        path.write_text("5")  # from now on, VmHWM is the peak since now
-
-
-def _peak() -> float:
-    """The most memory since the last reset where the system tells, else since the start; in MiB."""
-    path = Path("/proc/self/status")
-    if not path.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    line = next(line for line in path.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**10
 
 
 def main() -> None:

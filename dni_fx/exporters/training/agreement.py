@@ -29,7 +29,7 @@ def compared(path: Path, entry: Entry, traced: Traced, slack: float) -> float:
         ExportError: they disagree, or the file does not run.
     """
     try:
-        session = open_graph(path, keeps=False)
+        session = open_graph(path)
         feeds = {name: entry.real[name].cpu().numpy() for name in traced.inputs}
         found = dict(zip(traced.outputs, session.run(list(traced.outputs), feeds), strict=True))
     except Exception as error:  # its exceptions have no common base but this

@@ -23,12 +23,12 @@ import dni_fx
 CLASSES = 10
 
 BY_BACKPROP = """
-import json, resource, sys, time
+import json, sys, time
+from tests.benchmarks.peak import peak
 import torch
 import torch.nn.functional as F
 from tests.benchmarks.device.memory import net
 width, depth, batch, steps = map(int, sys.argv[1:5])
-torch.set_num_threads(1)
 model = net(width, depth)
 optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9)
 x, y = torch.randn(batch, width), torch.randint(10, (batch,))
@@ -39,11 +39,12 @@ for _ in range(steps):
     F.cross_entropy(model(x), y).backward()
     optimizer.step()
     times.append(time.perf_counter() - start)
-print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, min(times)]))
+print(json.dumps([peak() / 2**20, min(times)]))
 """
 
 ON_DEVICE = """
-import json, resource, sys, time
+import json, sys, time
+from tests.benchmarks.peak import peak
 sys.modules["torch"] = None
 import numpy as np
 import dni_fx.device
@@ -56,7 +57,7 @@ for _ in range(steps):
     start = time.perf_counter()
     session.step(x, y)
     times.append(time.perf_counter() - start)
-print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, min(times)]))
+print(json.dumps([peak() / 2**20, min(times)]))
 """
 
 

@@ -7,12 +7,10 @@ import ctypes
 import gc
 import multiprocessing
 import os
-import resource
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.profiler import ProfilerActivity, profile
 
+from tests.benchmarks.peak import peak, reset_peak
 from tests.live_bytes import LiveBytes
 
 _T = TypeVar("_T")
@@ -128,20 +127,10 @@ def by_process(run: Callable[[], object]) -> int:
     """How many bytes the process grew by while this ran, resident; what was free is given back first."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        clear.write_text("5")  # from now on, the peak is the peak since now
-    before = _resident_peak()
+    reset_peak()
+    before = peak()
     run()
-    return _resident_peak() - before
-
-
-def _resident_peak() -> int:
-    path = Path("/proc/self/status")
-    if not path.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
-    line = next(line for line in path.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 2**10
+    return peak() - before
 
 
 def storages(tensors: Iterable[Tensor]) -> list[StorageWeakRef]:
