@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dni_fx.device import WEB
-from tests.trained_folders import turn
+from tests.turns import turn
 
 SCRIPTS = Path(__file__).parent / "web"
 LIBRARY = WEB / "dni_fx.js"
@@ -61,9 +61,3 @@ def fetch(folder, names):
         if is_there and not done.returncode
         else f"npm cannot fetch {', '.join(names)}: {done.stderr[-200:]}"
     )
-
-
-def shared_folder(factory):
-    """A folder that all test processes of a session share."""
-    base = factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browsers import needs_node, node, packages, shared_folder
+from tests.browsers import needs_node, node, packages
+from tests.turns import shared_folder
 
 FOLDER = Path(__file__).parents[1] / "samples" / "digits_in_browser"
 SERVE = FOLDER / "serve.py"

@@ -1,14 +1,18 @@
 """The zoo's tool says what holds, and what does not."""
 
 import json
+import re
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch.optim import SGD
 
 from tests import zoo
 from tests.zoo.__main__ import main
 from tests.zoo.checks import CHECKS, Subject, pair_of
+from tests.zoo.lessons import OPTIMIZERS, Lesson, lessons
 from tests.zoo.plain import Chain, rows
 from tests.zoo.round_trip import STEPS, TOLERANCE, relative
 
@@ -112,3 +116,27 @@ def test_a_model_that_no_file_can_hold_is_told_with_the_step_and_the_reason(caps
 )
 def test_the_distance_is_relative_to_the_largest_element(got, apart):
     assert relative(np.array([1.0, 2.0]), got) == apart
+
+
+def test_a_model_is_trained_on_a_device_as_pytorch_trains_it(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    assert (
+        main(["sequential", "--hand", "--training-export", "--optimizer", "adam", "--json", str(path)]) == 0
+    )
+    (row,) = json.loads(path.read_text())
+    assert row["checks"] == dict.fromkeys(lessons("adam"), True)
+    assert 0 < row["apart"] <= OPTIMIZERS["adam"].tolerance
+    assert "1 of 1 hold all checks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by_results", [False, True])
+def test_a_device_that_trains_otherwise_is_told(by_results, monkeypatch, capsys):
+    faster = Lesson("sgd", partial(SGD, lr=0.011), 0.01, by_results=by_results)
+    monkeypatch.setitem(OPTIMIZERS, "sgd", faster)
+    assert main(["sequential", "--training-export", "--optimizer", "sgd"]) == 1
+    assert re.search(r"exact: AssertionError: \S+.* is \S+ apart after 10 steps", capsys.readouterr().out)
+
+
+def test_an_operator_that_no_graph_can_have_is_told(capsys):
+    assert main(["fourier", "--training-export"]) == 1
+    assert re.search(r"fourier \(float32\), write: MissingOperatorError: cannot write .* computes aten", capsys.readouterr().out)

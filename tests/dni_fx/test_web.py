@@ -15,11 +15,14 @@ from safetensors.torch import load_file as load_tensors
 
 import dni_fx.device
 from dni_fx.device import WEB
-from tests.browsers import LIBRARY, needs_node, node, packages, shared_folder
-from tests.trained_folders import CASES, batches, cut_of, written
+from tests.browsers import LIBRARY, needs_node, node, packages
+from tests.device_nets import CASES, written
+from tests.turns import shared_folder
 
 pytestmark = needs_node
 MODES = ("decoupled", "exact")
+COUNT = 6
+TRAINED = ("tied", "two_heads", "norm_and_dropout", "images", "words")
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +30,20 @@ def shared(tmp_path_factory):
     return shared_folder(tmp_path_factory)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=TRAINED)
 def trained(request, shared, tmp_path_factory):
     """A case, its folder, what JavaScript says of its training in each mode, and its weights."""
     fetched, folder = packages(shared), written(request.param, shared)
-    out = tmp_path_factory.mktemp("trained")
-    pairs = [{f"x{at}": x.numpy(), f"y{at}": y.numpy()} for at, (x, y) in enumerate(batches())]
+    case, out = CASES[request.param], tmp_path_factory.mktemp("trained")
+    pairs = [{f"x{at}": x.numpy(), f"y{at}": y.numpy()} for at, (x, y) in enumerate(case.batches(COUNT))]
     save_file({name: each for pair in pairs for name, each in pair.items()}, out / "batches.safetensors")
-    return request.param, folder, json.loads(node("train.mjs", fetched, LIBRARY, folder, out)), out
+    return case, folder, json.loads(node("train.mjs", fetched, LIBRARY, folder, out)), out
 
 
-def in_python(folder, mode):
+def in_python(case, folder, mode):
     """The session of a folder after the same batches, and its losses."""
     session = dni_fx.device.open(folder, mode=mode, seed=3)
-    return session, [session.step(x.numpy(), y.numpy()) for x, y in batches()]
+    return session, [session.step(x.numpy(), y.numpy()) for x, y in case.batches(COUNT)]
 
 
 def close(found, wanted, slack):
@@ -49,39 +52,40 @@ def close(found, wanted, slack):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_losses_weights_and_predictions_are_those_of_python(trained, mode):
-    name, folder, found, out = trained
-    slack = CASES[name].slack
-    session, losses = in_python(folder, mode)
+    case, folder, found, out = trained
+    slack = case.tolerance / 10
+    session, losses = in_python(case, folder, mode)
+    batches = [(x.numpy(), y.numpy()) for x, y in case.batches(COUNT)]
     assert close(found[mode]["losses"], losses, slack)
     wanted, got = session.weights(), load_file(out / f"{mode}.safetensors")
     assert got.keys() == wanted.keys()
     assert all(got[key].dtype == wanted[key].dtype and got[key].shape == wanted[key].shape for key in wanted)
     assert [key for key in wanted if not close(got[key], wanted[key], slack)] == []
-    outputs = session.predict(batches()[0][0].numpy())
+    outputs = session.predict(batches[0][0])
     told = [np.reshape(each["data"], each["dims"]) for each in found[mode]["outputs"]]
     assert all(close(one, other, slack) for one, other in zip(told, outputs, strict=True))
-    score = session.evaluate([(x.numpy(), y.numpy()) for x, y in batches()])
+    score = session.evaluate(batches)
     assert found[mode]["score"] == pytest.approx(score, rel=slack)
-    assert found[mode]["steps"] == session.steps == len(batches())
+    assert found[mode]["steps"] == session.steps == COUNT
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_saved_weights_load_into_the_model_in_pytorch(trained, mode):
-    name, _, found, out = trained
-    cut = cut_of(name)
+    case, _, found, out = trained
+    cut = case.cut()
     left = cut.load_state_dict(load_tensors(out / f"{mode}.safetensors"), strict=False)
     assert not left.unexpected_keys
-    assert not set(left.missing_keys) & {key for key, _ in CASES[name].net().named_parameters()}
+    assert not set(left.missing_keys) & {key for key, _ in case.net().named_parameters()}
     with torch.no_grad():
-        outputs = cut.eval()(batches()[0][0])
+        outputs = cut.eval()(next(case.batches())[0])
     told = [np.reshape(each["data"], each["dims"]) for each in found[mode]["outputs"]]
     wanted = [each.numpy() for each in (outputs if isinstance(outputs, tuple) else [outputs])]
     assert all(close(one, other, 1e-5) for one, other in zip(told, wanted, strict=True))
 
 
 def test_a_folder_is_trained_from_an_address_as_from_a_disk(shared, tmp_path):
-    fetched, folder = packages(shared), written("norm and dropout", shared)
-    x, y = batches(1)[0]
+    fetched, folder = packages(shared), written("norm_and_dropout", shared)
+    x, y = next(CASES["norm_and_dropout"].batches())
     save_file({"x0": x.numpy(), "y0": y.numpy()}, tmp_path / "batches.safetensors")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder.parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -95,7 +99,7 @@ def test_a_folder_is_trained_from_an_address_as_from_a_disk(shared, tmp_path):
 
 
 def test_a_session_takes_turns_refuses_what_is_no_batch_and_goes_on_from_what_it_flushed(shared):
-    fetched, folder = packages(shared), written("norm and dropout", shared)
+    fetched, folder = packages(shared), written("norm_and_dropout", shared)
     assert node("session.mjs", fetched, LIBRARY, folder) == "kept\n"
 
 

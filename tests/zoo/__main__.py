@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from tests.silence import silence
 from tests.zoo.checks import FAMILIES, Subject, examine, subjects
-from tests.zoo.lessons import LESSONS
+from tests.zoo.lessons import OPTIMIZERS, lessons
 from tests.zoo.round_trip import STEPS, first_dtype, travel
 from tests.zoo.table import summary, table_of, trips_of, write
 
@@ -36,7 +36,9 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(dict.fromkeys(subject.name for subject in chosen)))
         return 0
-    steps = LESSONS if options.training_export else STEPS if options.round_trip else None
+    steps = STEPS if options.round_trip else None
+    if options.training_export:
+        steps = lessons(options.optimizer)
     ask: Callable[..., Any] = examine if steps is None else partial(travel, steps=steps)
     if steps is not None:
         chosen = [subject for subject in chosen if subject.dtype == first_dtype(subject)]
@@ -69,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", default="", help="a plan instead, such as bottleneck")
     parser.add_argument("--round-trip", action="store_true", help="to files and back, and to onnxruntime")
     parser.add_argument("--training-export", action="store_true", help="to a device, and trained there")
+    parser.add_argument(
+        "--optimizer", choices=[*OPTIMIZERS], default="momentum", help="of --training-export (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as well")
     parser.add_argument("--list", action="store_true", help="print the names and do nothing")
     return parser

@@ -189,7 +189,7 @@ def _compare(
     for batch in luggage.subject.batches:
         args, kwargs = luggage.call(batch)
         feeds = feeds_of(list(shapes), args, kwargs)
-        if batch != luggage.subject.batches[0] and not _fit(shapes, feeds):
+        if batch != luggage.subject.batches[0] and not fit(shapes, feeds):
             continue  # the file is for the other batch size alone
         with torch.no_grad():
             expected = luggage.model().eval()(*copy.deepcopy(args), **copy.deepcopy(kwargs))
@@ -213,7 +213,7 @@ def feeds_of(names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return {name: each.detach().numpy() for name, each in zip(names, tensors, strict=True)}
 
 
-def _fit(shapes: Mapping[str, tuple[Any, ...]], feeds: Arrays) -> bool:
+def fit(shapes: Mapping[str, tuple[Any, ...]], feeds: Arrays) -> bool:
     """Whether each size that is fixed is the one that is given."""
     return all(
         not isinstance(dim, int) or dim == size
