@@ -139,4 +139,7 @@ def test_a_device_that_trains_otherwise_is_told(by_results, monkeypatch, capsys)
 
 def test_an_operator_that_no_graph_can_have_is_told(capsys):
     assert main(["fourier", "--training-export"]) == 1
-    assert re.search(r"fourier \(float32\), write: MissingOperatorError: cannot write .* computes aten", capsys.readouterr().out)
+    assert re.search(
+        r"fourier \(float32\), write: MissingOperatorError: cannot write .* computes aten",
+        capsys.readouterr().out,
+    )
