@@ -14,8 +14,7 @@ from torch import Tensor
 from dni_fx import verbs
 from dni_fx.assembly import example_of
 from dni_fx.cli import losses
-from dni_fx.cli.commands.export import Export, Form, LessonRequest
-from dni_fx.cli.commands.training import LossName
+from dni_fx.cli.commands.export import Export, Form
 from dni_fx.cli.examples import read_example
 from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.output import say_json
@@ -69,10 +68,12 @@ def _training(request: Export) -> Write:
     asked = request.lesson
     exporter = parse(request.exporter or "onnx-training", TRAINING_EXPORTERS)
     exporter.check_place(request.output)
+    name = asked.loss or losses.CROSS_ENTROPY
+    loss = losses.loss_of(name)
+    if name not in losses.LOSSES and asked.target is None:
+        raise typer.BadParameter(f"only you know what {name} takes: add --target SHAPE, such as 8x10.")
     opened, cut = _opened(request)
-    is_of_classes = asked.loss is not LossName.MSE
-    loss = losses.cross_entropy if is_of_classes else losses.mse
-
+    targets = _targets(asked.target, cut, opened, name)
     options = {"optimizer": asked.optimizer, "rate": asked.lr}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
 
@@ -81,7 +82,7 @@ def _training(request: Export) -> Write:
             cut,
             path,
             inputs=opened.example,
-            targets=_targets(asked, cut, opened, is_of_classes),
+            targets=targets,
             loss=losses.of_free_outputs(cut, loss),
             labels_as_context=asked.labels,
             exporter=exporter,
@@ -96,17 +97,15 @@ def _opened(request: Export) -> tuple[Opened, Decoupled]:
     return opened, cut_model(opened, request.cut)
 
 
-def _targets(asked: LessonRequest, cut: Decoupled, opened: Opened, is_of_classes: bool) -> Any:
+def _targets(asked: str | None, cut: Decoupled, opened: Opened, loss: str) -> Any:
     """An example of the targets: as it was asked for, or such as the loss takes for the model's output."""
-    if asked.target is not None:
-        (found, *others) = read_example(asked.target)
+    if asked is not None:
+        (found, *others) = read_example(asked)
         return (found, *others) if others else found
     args, kwargs = example_of(cut, opened.example).arguments()
     with eval_mode(cut), torch.no_grad(), torch.random.fork_rng(devices=[]):
         scores = losses.first_tensor(losses.free_of(cut, cut(*args, **kwargs)))
-    if not is_of_classes:
-        return torch.zeros_like(scores)
-    return _labels(scores)
+    return _labels(scores) if loss == losses.CROSS_ENTROPY else torch.zeros_like(scores)
 
 
 def _labels(scores: Tensor) -> Tensor:

@@ -1,18 +1,20 @@
-"""Losses that the command line knows by name."""
+"""Losses that the command line knows by name, or looks up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from dni_fx.cli.code import look_up
 from dni_fx.decoupled import Decoupled, cutting_of
-from dni_fx.errors import DniError
+from dni_fx.errors import DniError, FileError
 from dni_fx.feedback import writes_of
 from dni_fx.fields import with_fields
+from dni_fx.runtimes import Loss
+from passes import Registry
 from passes.words import counted
 
 _NO_LABEL = -100
@@ -72,7 +74,26 @@ def mse(outputs: Any, target: Tensor) -> Tensor:
     return F.mse_loss(value, target.to(value.dtype))
 
 
-def of_free_outputs(cut: Decoupled, judge: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
+CROSS_ENTROPY = "cross-entropy"
+LOSSES: Registry[Loss] = Registry("loss", {CROSS_ENTROPY: cross_entropy, "mse": mse})
+
+
+def loss_of(text: str) -> Loss:
+    """The loss of this name, or package.module:function.
+
+    Raises:
+        FileError: there is no such function, or it is none.
+        UnknownNameError: no loss has this name.
+    """
+    if ":" not in text:
+        return LOSSES.get(text)
+    found: Any = look_up(text, "--loss")
+    if callable(found):
+        return cast("Loss", found)
+    raise FileError(f"--loss {text} is a {type(found).__name__}, and it has to be a function.")
+
+
+def of_free_outputs(cut: Decoupled, judge: Loss) -> Loss:
     """A loss or metric that does not see the state that a model carries to its next step."""
     return lambda outputs, target: judge(free_of(cut, outputs), target)
 

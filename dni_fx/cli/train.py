@@ -19,7 +19,7 @@ from dni_fx.board import check_board
 from dni_fx.cli import losses
 from dni_fx.cli.alongside import alongside
 from dni_fx.cli.commands.train import Train
-from dni_fx.cli.commands.training import KeepRequest, LossName, OptimizerName, Precision
+from dni_fx.cli.commands.training import KeepRequest, OptimizerName, Precision
 from dni_fx.cli.data import BATCH_SIZE, Data, Reader, first_inputs
 from dni_fx.cli.decouple import refuse_untrainable
 from dni_fx.cli.fixed_batch import fixed_batch
@@ -38,7 +38,7 @@ from dni_fx.errors import ContextError, DniError, FileError, SizesError
 from dni_fx.files import check_place
 from dni_fx.plot import check_plot, write_plot
 from dni_fx.program import Program
-from dni_fx.runtimes import Loss, OptimizerFactory
+from dni_fx.runtimes import OptimizerFactory
 from dni_fx.single_mode import mode_of
 from dni_fx.training.batches import Metric
 from dni_fx.training.checkpoint import check_checkpoint, is_there
@@ -68,6 +68,7 @@ def run(request: Train) -> None:
 
 def _run(request: Train) -> None:
     _check(request.keep)
+    judge = losses.loss_of(request.step.loss)
     opened = open_model(request.source)
     mode = mode_of(opened.model) if isinstance(opened.model, Program) else ""
     refuse_untrainable(opened, request.allow_eval_graph)
@@ -78,8 +79,8 @@ def _run(request: Train) -> None:
         opened = Opened(opened.model, first_inputs(data))
     cut = cut_model(opened, request.cut)
     torch.manual_seed(request.data.seed)
-    loss, metrics = _loss(cut, request.step.loss), _metrics(cut, request.step.loss)
-    labels_of = request.data.data if request.step.loss is LossName.CROSS_ENTROPY else ""
+    loss, metrics = losses.of_free_outputs(cut, judge), _metrics(cut, request.step.loss)
+    labels_of = request.data.data if request.step.loss == losses.CROSS_ENTROPY else ""
     with (
         _told_by_options(request, cut),
         hinting_at_state(cut, isinstance(opened.model, Decoupled)),
@@ -172,7 +173,7 @@ def _watch(request: Train, data: Data) -> Watch:
         "--data": described(data, asked.data),
         "--batch-size": str(asked.batch_size or BATCH_SIZE),
         "--seed": str(asked.seed),
-        "--loss": step.loss.value,
+        "--loss": step.loss,
         "--labels": "given" if step.labels else "not given",
     }
     return Watch(_say_nothing if request.as_json else _say_epoch, request.keep.checkpoint, facts)
@@ -237,13 +238,8 @@ def _optimizer(name: OptimizerName, lr: float) -> OptimizerFactory:
     return lambda parameters: known[name.value](parameters, lr=lr)
 
 
-def _loss(cut: Decoupled, name: LossName) -> Loss:
-    chosen = losses.cross_entropy if name is LossName.CROSS_ENTROPY else losses.mse
-    return losses.of_free_outputs(cut, chosen)
-
-
-def _metrics(cut: Decoupled, name: LossName) -> dict[str, Metric]:
-    if name is not LossName.CROSS_ENTROPY:
+def _metrics(cut: Decoupled, loss: str) -> dict[str, Metric]:
+    if loss != losses.CROSS_ENTROPY:
         return {}
     return {"accuracy": losses.of_free_outputs(cut, losses.accuracy)}
 

@@ -32,6 +32,9 @@ from passes import Named
 if TYPE_CHECKING:
     import onnx_ir
 
+_KEPT = ("p:", "b:", "s:")
+_MANY = 6
+
 
 @dataclass(frozen=True)
 class OnnxTraining(Named):
@@ -97,7 +100,8 @@ class OnnxTraining(Named):
         except ExportError:
             raise
         except Exception as error:  # whatever an operator may raise that dislikes what has no data
-            raise ExportError(f"cannot trace {what}: {type(error).__name__}: {error}") from error
+            given = f"{what}, which is given {_shapes(entry)}"
+            raise ExportError(f"cannot trace {given}: {type(error).__name__}: {error}") from error
         model = onnx_model(traced, self.opset, what)
         path = folder / f"{entry.name}.onnx"
         onnx_ir.save(model, path)
@@ -121,6 +125,16 @@ def assembled(cut: Decoupled, lesson: Lesson) -> tuple[Assembly, list[Entry], li
         entries = [*assembly.entries()]
     with eval_mode(cut):
         return assembly, entries, [*assembly.evaluation(cutting.settled(cut, call))]
+
+
+def _shapes(entry: Entry) -> str:
+    """What a graph is given beside weights and what is kept, in short."""
+    given = [
+        f"{name} {tuple(each.shape)}"
+        for name, each in entry.real.items()
+        if name[:2] not in _KEPT and each.dim()
+    ]
+    return ", ".join([*given[:_MANY], *["and more"] * (len(given) > _MANY)])
 
 
 def _files_of(folder: Path) -> tuple[str, ...]:

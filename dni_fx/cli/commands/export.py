@@ -11,7 +11,6 @@ import typer
 
 from dni_fx.cli.commands.base import Request
 from dni_fx.cli.commands.options import CutRequest, DryRun, ModelRequest
-from dni_fx.cli.commands.training import LossName
 from dni_fx.cli.completion import completing
 
 
@@ -27,8 +26,13 @@ class LessonRequest:
     """What a device is to train a model for, with --form training; nothing for what was left open."""
 
     loss: Annotated[
-        LossName | None,
-        typer.Option(help="What a device is to minimize: cross-entropy if not said.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="LOSS",
+            help="What a device is to minimize: cross-entropy, mse, or package.module:function, which takes "
+            "outputs and target; cross-entropy if not said.",
+            show_default=False,
+        ),
     ] = None
     target: Annotated[
         str | None,

@@ -20,13 +20,6 @@ class OptimizerName(StrEnum):
     SGD = "sgd"
 
 
-class LossName(StrEnum):
-    """What to minimize."""
-
-    CROSS_ENTROPY = "cross-entropy"
-    MSE = "mse"
-
-
 class Precision(StrEnum):
     """What matrix products are computed in."""
 
@@ -88,9 +81,13 @@ class StepRequest:
         OptimizerName.ADAM
     )
     loss: Annotated[
-        LossName,
-        typer.Option(help="What to minimize, of the first output that is not carried to the next step."),
-    ] = LossName.CROSS_ENTROPY
+        str,
+        typer.Option(
+            metavar="LOSS",
+            help="What to minimize, of outputs that are not carried to the next step: cross-entropy or mse "
+            "of the first; or package.module:function, which takes all, and the target.",
+        ),
+    ] = "cross-entropy"
     runtime: Annotated[
         str,
         typer.Option(
