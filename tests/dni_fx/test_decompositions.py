@@ -15,6 +15,7 @@ from dni_fx.exporters.training.decompositions import (
     table,
 )
 from dni_fx.exporters.training.tracing import Shapes, trace
+from dni_fx.exporters.training.writing import MissingOperatorError, onnx_model
 from dni_fx.exporters.translation import quiet
 
 aten = torch.ops.aten
@@ -98,6 +99,25 @@ def test_normal_numbers_have_their_mean_and_variance():
     assert abs(float(found.mean())) < 0.02
     assert abs(float(found.var()) - 1) < 0.02
     assert abs(float((found**3).mean())) < 0.05
+
+
+def test_memory_is_filled_with_numbers_of_a_distribution():
+    with randomness.drawing(torch.tensor(1)):
+        between = randomness.uniform_(torch.empty(100_000), 2.0, 5.0)
+        normal = randomness.normal_(torch.empty(100_000), 2.0, 0.5)
+        waits = randomness.exponential_(torch.empty(100_000), 4.0)
+    assert 2 <= float(between.min()) < 2.01 < 4.99 < float(between.max()) <= 5
+    assert abs(float(normal.mean()) - 2) < 0.01
+    assert abs(float(normal.std()) - 0.5) < 0.01
+    assert float(waits.min()) > 0
+    assert abs(float(waits.mean()) - 0.25) < 0.005
+    assert abs(float((waits > 0.25).double().mean()) - torch.e**-1) < 0.01
+
+
+@pytest.mark.parametrize("draw", [torch.poisson, lambda x: torch.multinomial(x.abs() + 1, 1)])
+def test_random_numbers_that_a_seed_does_not_tell_are_refused(draw):
+    with pytest.raises(MissingOperatorError, match=r"computes aten\.(poisson|multinomial)"), quiet():
+        onnx_model(traced(draw), 0, "a graph")
 
 
 def test_dropout_keeps_its_part_and_makes_it_larger_by_as_much():

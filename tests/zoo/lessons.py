@@ -132,7 +132,7 @@ def _floats(outputs: Any) -> list[Tensor]:
 def _by_backprop(lesson: Lesson, cut: Decoupled, calls: Iterable[Call]) -> tuple[list[float], nn.Module]:
     model, losses = dni_fx.recouple(cut).train(), []
     optimizer = lesson.factory([p for p in model.parameters() if p.requires_grad])
-    for args, kwargs in copy.deepcopy([*calls]):
+    for args, kwargs in map(copy.deepcopy, calls):  # a model may write to its inputs
         optimizer.zero_grad()
         loss = objective(model(*args, **kwargs), ())
         loss.backward()
@@ -143,7 +143,7 @@ def _by_backprop(lesson: Lesson, cut: Decoupled, calls: Iterable[Call]) -> tuple
 
 def _by_local(lesson: Lesson, cut: Decoupled, calls: Iterable[Call]) -> tuple[list[float], nn.Module]:
     trainer = dni_fx.Trainer(cut, loss=objective, optimizer=lesson.factory, runtime="local")
-    batches = copy.deepcopy([*calls])
+    batches = map(copy.deepcopy, calls)
     return [float(trainer.step((kwargs or args, ())).loss) for args, kwargs in batches], cut
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._ops import OpOverload
 
 from dni_fx.errors import ExportError
 from dni_fx.exporters import labels, opsets
@@ -35,6 +36,10 @@ def onnx_model(traced: Traced, opset: int, what: str) -> onnx_ir.Model:
     Raises:
         ExportError: ONNX cannot say what the program says, or not in this opset.
     """
+    if drawing := [
+        str(each) for each in _operators(traced) if torch.Tag.nondeterministic_seeded in each.tags
+    ]:
+        raise MissingOperatorError(what, tuple(drawing))  # ONNX's own would draw other numbers for each graph
     try:
         exported = torch.onnx.export(
             traced.program,
@@ -52,6 +57,12 @@ def onnx_model(traced: Traced, opset: int, what: str) -> onnx_ir.Model:
     labels.tidy(model)
     model.producer_name, model.producer_version = PRODUCER, f"torch {torch.__version__}"
     return model
+
+
+def _operators(traced: Traced) -> list[OpOverload[..., Any]]:
+    """The operators that a program computes, each once."""
+    targets = [node.target for node in traced.program.graph.nodes]
+    return [*dict.fromkeys(each for each in targets if isinstance(each, OpOverload))]
 
 
 def _refusal(error: BaseException, what: str) -> ExportError:

@@ -111,6 +111,22 @@ def bernoulli_(value: Tensor, p: float = 0.5, *, generator: Any = None) -> Tenso
     return value.copy_(bernoulli_p(value, p))
 
 
+def uniform_(value: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Tensor:
+    """The value itself, which is now numbers between these two."""
+    return value.copy_(uniform(value.shape, value.dtype) * (high - low) + low)
+
+
+def normal_(value: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
+    """The value itself, which is now numbers of this normal distribution."""
+    return value.copy_(randn_like(value) * std + mean)
+
+
+def exponential_(value: Tensor, rate: float = 1.0, *, generator: Any = None) -> Tensor:
+    """The value itself, which is now numbers of the exponential distribution, none of them 0."""
+    # Gumbel noise is made of their logarithm.
+    return value.copy_((-torch.log(1 - uniform(value.shape, value.dtype))).clamp(min=2**-25) / rate)
+
+
 def zeros(size: Sequence[Any], *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
     """Memory that is about to be filled."""
     return torch.zeros(size, dtype=dtype or torch.get_default_dtype())
