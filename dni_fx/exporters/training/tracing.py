@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dni_fx.exporters.training.decompositions import randomness, table
+from dni_fx.exporters.training.decompositions import Replaced, randomness, table
 
 Function = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """Tensors by name to tensors by name."""
@@ -80,7 +80,7 @@ def trace(function: Function, real: Mapping[str, Tensor], fake: Mapping[str, Ten
         made[:] = list(found)
         return tuple(each.clone() for each in found.values())  # what is returned as it came needs a node
 
-    with plain_kernels():
+    with plain_kernels(), Replaced():
         module = make_fx(flat, decomposition_table=table(), tracing_mode="fake", _allow_non_fake_inputs=True)(
             *(fake[name] for name in names)
         )

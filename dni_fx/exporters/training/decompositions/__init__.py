@@ -1,6 +1,8 @@
 """What operators that ONNX lacks are made of. To add one: a function in a file here, and its line in a table.
 
 A function takes what the operator takes, and returns what it returns, computed by operators that ONNX has.
+Operators are taken apart where they are called forward and in the gradients that autograd makes of them;
+if these have no graph, as sparse ones, a second table replaces the function before they are made.
 Where an operator draws random numbers, it asks `randomness.uniform` for them.
 """
 
@@ -10,13 +12,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch._decomp import core_aten_decompositions, get_decompositions
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from dni_fx.exporters.training.decompositions import (
     convolution,
     copying,
+    distances,
     embedding,
     normalization,
+    ordering,
     pooling,
     randomness,
     resizing,
@@ -66,6 +73,13 @@ _OURS: Table = {
     aten.replication_pad3d_backward.default: resizing.replication_pad_backward,
     aten.grid_sampler_2d_backward.default: sampling.grid_sampler_2d_backward,
     aten.embedding_dense_backward.default: embedding.embedding_dense_backward,
+    aten._cdist_forward.default: distances.cdist_forward,
+    aten._cdist_backward.default: distances.cdist_backward,
+    aten.kthvalue.default: ordering.kthvalue,
+    aten.searchsorted.Tensor: ordering.searchsorted,
+    aten.bucketize.Tensor: ordering.bucketize,
+    aten.median.default: ordering.median,
+    aten.median.dim: ordering.median_dim,
     aten._weight_norm_interface_backward.default: normalization.weight_norm_backward,
     aten.as_strided.default: striding.as_strided,
     aten.as_strided_.default: striding.as_strided_,
@@ -88,6 +102,26 @@ _OURS: Table = {
     aten.randn.default: randomness.randn,
     aten.randn_like.default: randomness.randn_like,
 }
+
+_BEFORE_GRADIENTS: Table = {
+    torch.embedding: embedding.embedding,
+    aten.embedding.default: embedding.embedding,
+    F.embedding: embedding.functional_embedding,
+    torch.embedding_bag: embedding.embedding_bag,
+    aten._embedding_bag.default: embedding.embedding_bag,
+    aten._embedding_bag_forward_only.default: embedding.embedding_bag,
+    F.embedding_bag: embedding.functional_embedding_bag,
+}
+"""Functions that are others before gradients are worked out, since of theirs no graph can be made."""
+
+
+class Replaced(TorchFunctionMode):
+    """Inside, functions whose gradients no graph can say are others, which compute the same."""
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        replaced: Any = _BEFORE_GRADIENTS.get(func, func)
+        return replaced(*args, **(kwargs or {}))
 
 
 def table() -> Table:
