@@ -73,6 +73,14 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
         raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
+def write_as_any(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a new file, which gets the permissions of any: safetensors' own are private."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    write(path)
+    path.chmod(mode)
+
+
 def part_of(target: Path) -> Path:
     """Where something is written that is to take the place of `target` when it is complete."""
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}.part")

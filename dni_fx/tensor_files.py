@@ -23,7 +23,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from dni_fx.errors import FileError, first_line
-from dni_fx.files import part_of, remove_leftovers, write_whole
+from dni_fx.files import part_of, remove_leftovers, write_as_any, write_whole
 from dni_fx.json_types import parse_json
 
 DESCRIPTION = "dni_fx.json"
@@ -214,7 +214,8 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     library = _library(path.parent, "safetensors.torch")
     refusal: type[Exception] = _library(path.parent, "safetensors").SafetensorError
     try:
-        library.save_file(dict(_apart(tensors)), path, metadata={"format": "pt"})
+        held = dict(_apart(tensors))
+        write_as_any(path, lambda place: library.save_file(held, place, metadata={"format": "pt"}))
     except (refusal, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"cannot write {path.parent}: {first_line(error)}.") from error
     with path.open("rb") as file:

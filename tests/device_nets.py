@@ -81,6 +81,20 @@ class Patches(nn.Module):
         return self.last((x + inner).mean([-2, -1]))
 
 
+class NormTwice(nn.Module):
+    """One norm in two stages, and an output that is infinite in places."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, CLASSES)
+        self.norm = nn.BatchNorm1d(6)
+        self.register_buffer("masked", torch.arange(CLASSES) == 2)
+
+    def forward(self, x):
+        x = self.norm(self.second(self.norm(self.first(x)).tanh()))
+        return self.last(x), self.last(x).masked_fill(self.masked, float("-inf"))
+
+
 class Counts(nn.Module):
     """Hands on how many steps there are, which is no tensor, and returns it too."""
 
@@ -119,8 +133,13 @@ def both_heads(outputs, target):
 
 
 def of_first(outputs, target):
-    """The loss of the first output alone, by a number that comes beside it."""
-    return F.cross_entropy(outputs[0], target) * outputs[1]
+    """The loss of the first output alone."""
+    return F.cross_entropy(outputs[0], target)
+
+
+def by_count(outputs, target):
+    """The loss of the first output, times a number that comes beside it."""
+    return of_first(outputs, target) * outputs[1]
 
 
 @dataclass(frozen=True)
@@ -219,7 +238,10 @@ CASES = {
     "tied": Case(Tied, (6,), "at:after=twice+between", "adam", "mlp", labels=True, rate=1e-3),
     "words": Case(Words, (5,), "balanced:stages=2", "momentum"),
     "two_heads": Case(TwoHeads, (6,), "at:after=first+third", "sgd", "mlp", loss=both_heads),
-    "counts": Case(Counts, (5,), "at:after=table", "sgd", loss=of_first),
+    "counts": Case(Counts, (5,), "at:after=table", "sgd", loss=by_count),
+    "norm_twice": Case(
+        NormTwice, (6,), "at:after=norm", "momentum", "zero", loss=of_first, interface="dni:guard=0,warmup=4"
+    ),
     "norm_and_dropout": Case(
         NormAndDropout, (6,), "at:after=drop", "momentum", "mlp", interface="dni:guard=0,warmup=2", draws=True
     ),

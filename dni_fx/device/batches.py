@@ -12,6 +12,9 @@ from dni_fx.device.errors import DeviceError
 from dni_fx.device.manifest import Manifest, Tensor
 from dni_fx.device.store import Array
 
+NOTHING: Any = object()
+"""What is given for targets where nobody asks for any."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -24,15 +27,16 @@ class Batch:
 
     @staticmethod
     def of(manifest: Manifest, inputs: Any, targets: Any) -> Batch:
-        """A batch of what a caller gives, checked; without targets if there are none.
+        """A batch of what a caller gives, checked; without targets if they are `NOTHING`.
 
         Raises:
             DeviceError: something is missing, or has another type or shape than the model takes.
         """
         taken = _taken("input", manifest.inputs, inputs)
-        aims = {} if targets is None else _taken("target", manifest.targets, targets)
+        aims = {} if targets is NOTHING else _taken("target", manifest.targets, targets)
+        size = _size([*manifest.inputs, *(manifest.targets if aims else ())], {**taken, **aims})
         context = {"context": next(iter(aims.values()))} if manifest.labels_as_context and aims else {}
-        return Batch(taken, aims, context, _size(manifest.inputs, taken))
+        return Batch(taken, aims, context, size)
 
 
 def _taken(kind: str, wanted: Sequence[Tensor], given: Any) -> dict[str, Array]:
@@ -48,10 +52,18 @@ def _taken(kind: str, wanted: Sequence[Tensor], given: Any) -> dict[str, Array]:
         raise DeviceError(f"the model takes the {kind}s {', '.join(names)}; missing: {', '.join(missing)}.")
     if odd := [name for name in named if name not in names]:
         raise DeviceError(f"the model takes the {kind}s {', '.join(names)}, and not {', '.join(odd)}.")
-    return {each.value: _checked(kind, each, np.asarray(named[each.name])) for each in wanted}
+    return {each.value: _checked(kind, each, named[each.name]) for each in wanted}
 
 
-def _checked(kind: str, wanted: Tensor, array: Array) -> Array:
+def _checked(kind: str, wanted: Tensor, given: Any) -> Array:
+    try:
+        array = np.asarray(given)
+    except (
+        ValueError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # rows of several lengths; a tensor with a gradient
+        raise DeviceError(f"the {kind} {wanted.name} is no array: {error}.") from None
     fits = array.ndim == len(wanted.shape) and all(
         isinstance(size, str) or size == found for size, found in zip(wanted.shape, array.shape, strict=True)
     )
@@ -64,8 +76,20 @@ def _checked(kind: str, wanted: Tensor, array: Array) -> Array:
 
 
 def _size(wanted: Sequence[Tensor], taken: Mapping[str, Array]) -> int:
-    for each in wanted:
-        for size, found in zip(each.shape, taken[each.value].shape, strict=True):
-            if isinstance(size, str):
-                return found
-    return next((len(array) for array in taken.values() if array.ndim), 1)
+    """How many samples there are, which is as many in all of them."""
+    told = {
+        each.name: found
+        for each in wanted
+        for size, found in zip(each.shape, taken[each.value].shape, strict=True)
+        if isinstance(size, str)
+    }
+    if len(set(told.values())) > 1:
+        raise DeviceError(
+            f"a batch has as many samples in all of it: {', '.join(f'{n} has {s}' for n, s in told.items())}."
+        )
+    size = next(iter(told.values()), None)
+    if size is None:
+        size = next((len(array) for array in taken.values() if array.ndim), 1)
+    if not size:
+        raise DeviceError("a batch has one sample at least, and this one has none.")
+    return size

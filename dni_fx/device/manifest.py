@@ -3,7 +3,7 @@
 ::
 
     {
-      "format": "dni_fx.onnx-training", "version": 2, "opset": 20,
+      "format": "dni_fx.onnx-training", "version": 3, "opset": 20,
       "optimizer": "adam", "slots": ["exp_avg", "exp_avg_sq"], "rate": 0.001, "labels_as_context": false,
       "inputs": [{"name": "x", "value": "v:x", "dtype": "float32", "shape": ["batch", 784]}],
       "targets": [{"name": "target", "value": "target", "dtype": "int64", "shape": ["batch"]}],
@@ -14,7 +14,8 @@
       "boundaries": [{"name": "layers_0", "values": ["v:layers_0"], "producer": 0, "consumers": [1],
                       "warmup": 0, "guess": null, "learn": {...}}],
       "loss": {...}, "shared": {"graph": {...}, "names": ["embed.weight"]},
-      "orders": {"decoupled": [{"graph": "stage_0.step.onnx", "reads": {}, "zeros": {}, "drops": ["v:x"]}],
+      "orders": {"decoupled": [{"graph": "stage_0.step.onnx", "reads": {}, "zeros": {}, "keeps": {},
+                                "drops": ["v:x"]}],
                  "exact": [...], "evaluate": [...]}
     }
 
@@ -40,7 +41,7 @@ from dni_fx.device.plain_files import misplaced
 
 NAME = "training.json"
 FORMAT = "dni_fx.onnx-training"
-VERSION = 2
+VERSION = 3
 
 ORDERS = ("decoupled", "exact", "evaluate")
 """What there are orders for: two kinds of step, and a prediction."""
@@ -81,7 +82,7 @@ class Stage:
 class Boundary:
     """The values that cross one cut, and the graphs of what guesses their gradients.
 
-    True gradients go up for the first `warmup` steps.
+    True gradients go up until `warmup` of them were heard of; one that does not learn hears of one a step.
     """
 
     name: str
@@ -106,12 +107,14 @@ class Order:
     """To run a graph.
 
     `reads` tell what an input is called among what graphs have written, if not the same; `zeros` name
-    gradients that nobody tells, and the values that have their shape; `drops` are what nobody reads later.
+    gradients that nobody tells, and the values that have their shape; `keeps` tell under which names later
+    graphs find buffers that it returns, if other stages read them; `drops` are what nobody reads later.
     """
 
     graph: Graph
     reads: Mapping[str, str]
     zeros: Mapping[str, str]
+    keeps: Mapping[str, str]
     drops: tuple[str, ...]
 
 
@@ -211,8 +214,8 @@ def _manifest(read: Mapping[str, Any]) -> Manifest:
 
 
 def _order(read: Mapping[str, Any], graphs: Mapping[str, Graph]) -> Order:
-    reads, zeros = ({str(k): str(v) for k, v in read[kind].items()} for kind in ("reads", "zeros"))
-    return Order(graphs[read["graph"]], reads, zeros, tuple(map(str, read["drops"])))
+    named = [{str(k): str(v) for k, v in read[kind].items()} for kind in ("reads", "zeros", "keeps")]
+    return Order(graphs[read["graph"]], *named, drops=tuple(map(str, read["drops"])))
 
 
 def _tensor(read: Mapping[str, Any]) -> Tensor:

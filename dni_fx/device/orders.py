@@ -40,6 +40,8 @@ def _obey(order: Order, graphs: Graphs, values: dict[str, Array], buffers: dict[
     for name, each in graphs.run(order.graph, {**values, **renamed, **zeros}).items():
         if name.startswith(BUFFER):
             buffers[name.removeprefix(NEW)] = each
+            if name in order.keeps:
+                values[order.keeps[name]] = each
         elif name in values and name.startswith(_ADDED):
             values[name] = np.asarray(values[name] + each)  # without dimensions a sum is no array
         else:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from dni_fx.device.batches import Batch
+from dni_fx.device.batches import NOTHING, Batch
 from dni_fx.device.errors import DeviceError
 from dni_fx.device.graphs import Graphs
-from dni_fx.device.manifest import Manifest, read_manifest
+from dni_fx.device.manifest import Boundary, Manifest, read_manifest
 from dni_fx.device.orders import follow
 from dni_fx.device.store import Array, Store, write_tensors
 
 MODES = ("decoupled", "exact")
 _WEIGHTS = ("p:", "b:")
+_HALFWAY = (
+    "The step ended there: stages that had taken theirs stay moved, the others are as they were. `load` goes "
+    "back to weights that were saved."
+)
 
 
 class Session:
@@ -66,7 +72,10 @@ class Session:
         }
         mode = "exact" if self._warms_up() else self.mode
         given = {**numbers, **batch.inputs, **batch.targets, **batch.context}
-        loss = float(follow(self.manifest.orders[mode], self._graphs, given)["loss"])
+        try:
+            loss = float(follow(self.manifest.orders[mode], self._graphs, given)["loss"])
+        except DeviceError as error:
+            raise DeviceError(f"{error} {_HALFWAY}") from error
         self.store["steps"] = np.asarray(number, np.int64)
         return loss
 
@@ -76,7 +85,7 @@ class Session:
         Raises:
             DeviceError: the inputs are not what the model takes.
         """
-        return self._outputs(Batch.of(self.manifest, inputs, None))
+        return self._outputs(Batch.of(self.manifest, inputs, NOTHING))
 
     def _outputs(self, batch: Batch) -> list[Array]:
         given = {**batch.inputs, "seed": self._seed(0)}
@@ -86,14 +95,24 @@ class Session:
     def evaluate(self, batches: Iterable[tuple[Any, Any]]) -> dict[str, float]:
         """The mean loss over batches in eval mode and, where targets are classes, the part that is right."""
         total, right, seen, loss = 0, 0, 0, 0.0
+        if len(self.manifest.outputs) != len(self.manifest.predictions):
+            raise DeviceError(
+                "the loss is of what the model returns in train mode, and in eval mode it returns something "
+                "else. `predict` tells what."
+            )
         for inputs, targets in batches:
             batch = Batch.of(self.manifest, inputs, targets)
             found = self._outputs(batch)
             given = dict(zip(self.manifest.outputs, found, strict=True))
             loss += float(self._graphs.run(self.manifest.loss, given | batch.targets)["loss"]) * batch.size
             total += batch.size
-            (target, *others) = batch.targets.values()
-            if not others and np.issubdtype(target.dtype, np.integer) and found[0].ndim == target.ndim + 1:
+            target, *others = [*batch.targets.values()] or [np.zeros(0)]
+            if (
+                not others
+                and found
+                and np.issubdtype(target.dtype, np.integer)
+                and found[0].ndim == target.ndim + 1
+            ):
                 axis = 1 if found[0].ndim > 1 else -1
                 right += int((found[0].argmax(axis) == target).sum())
                 seen += target.size
@@ -155,12 +174,16 @@ class Session:
 
     def _warms_up(self) -> bool:
         """Whether true gradients still go up, since synthesizers have heard of too few of them."""
-        heard = [
-            (each.warmup, int(self.store[f"s:{each.name}:scale.seen"]))
-            for each in self.manifest.boundaries
-            if each.learn is not None and each.warmup
-        ]
-        return any(seen < wanted for wanted, seen in heard)
+        return any(self._heard(each) < each.warmup for each in self.manifest.boundaries if each.warmup)
+
+    def _heard(self, boundary: Boundary) -> int:
+        return self.steps if boundary.learn is None else int(self.store[f"s:{boundary.name}:scale.seen"])
+
+
+def _check_number(option: str, value: object, kind: type, is_said: str) -> None:
+    fits = isinstance(value, kind) and 0 <= float(cast("Any", value)) < math.inf
+    if value is not None and not fits:
+        raise DeviceError(f"{option} is {is_said}, not {value!r}.")
 
 
 def open_session(
@@ -174,6 +197,11 @@ def open_session(
     """The session of a folder; `rate` is the learning rate, if it is not to be that of the folder.
 
     Raises:
-        DeviceError: the folder is not whole, or was not written by `onnx-training`.
+        DeviceError: the folder is not whole, or was not written by `onnx-training`; or an option has a value
+            that it cannot have.
     """
+    _check_number("memory", memory, Integral, "a whole number of bytes")
+    _check_number("rate", rate, Real, "a number, 0 or more")
+    if not isinstance(cast("object", seed), Integral):
+        raise DeviceError(f"seed is a whole number, not {seed!r}.")
     return Session(Path(folder), mode, memory, rate, seed)

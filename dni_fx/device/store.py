@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import stat
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,11 +41,15 @@ class Store:
                     self.homes |= dict.fromkeys(opened.keys(), stage)
             except (SafetensorError, OSError) as error:
                 raise DeviceError(f"cannot read {folder / file}: {error}") from None
+        if "steps" not in self.homes:
+            raise DeviceError(f"{folder} is damaged: its files do not tell how many steps there were.")
 
     def __contains__(self, name: str) -> bool:
         return name in self.homes
 
     def __getitem__(self, name: str) -> Array:
+        if name not in self.homes:
+            raise DeviceError(f"{self.folder} is damaged: none of its files has {name}.")
         return self._of(self.homes[name])[name]
 
     def __setitem__(self, name: str, value: Array) -> None:
@@ -65,7 +70,7 @@ class Store:
 
     def _of(self, stage: int) -> dict[str, Array]:
         if stage not in self._held:
-            self._held[stage] = load_file(self.folder / self.files[stage])
+            self._held[stage] = self._read(stage)
         self._held.move_to_end(stage)
         while self.most is not None and len(self._held) > 1 and self._bytes() > self.most:
             oldest = next(iter(self._held))
@@ -73,6 +78,16 @@ class Store:
                 self._write(oldest)
             del self._held[oldest]
         return self._held[stage]
+
+    def _read(self, stage: int) -> dict[str, Array]:
+        path = self.folder / self.files[stage]
+        try:
+            found = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DeviceError(f"cannot read {path}: {error}") from None
+        if missing := [name for name, home in self.homes.items() if home == stage and name not in found]:
+            raise DeviceError(f"cannot read {path}: it has no {', '.join(missing[:5])} any more.")
+        return found
 
     def _bytes(self) -> int:
         return sum(each.nbytes for held in self._held.values() for each in held.values())
@@ -91,12 +106,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
         DeviceError: it cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
         try:
-            save_file({key: np.asarray(each, order="C") for key, each in tensors.items()}, name)
-            Path(name).replace(path)
+            part.touch()
+            mode = stat.S_IMODE((path if path.exists() else part).stat().st_mode)
+            save_file({key: np.asarray(each, order="C") for key, each in tensors.items()}, part)
+            part.chmod(mode)  # by itself it would be its owner's alone
+            part.replace(path)
         finally:
-            Path(name).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise DeviceError(f"cannot write {path}: {error}. What was there is as it was.") from None

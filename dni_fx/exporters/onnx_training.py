@@ -21,7 +21,7 @@ from dni_fx.exporters.training.contents import Contents
 from dni_fx.exporters.training.known import Entry
 from dni_fx.exporters.training.lesson import Lesson
 from dni_fx.exporters.training.refusals import refuse_untrainable
-from dni_fx.exporters.training.tracing import trace
+from dni_fx.exporters.training.tracing import NoSeedError, trace
 from dni_fx.exporters.training.writing import onnx_model
 from dni_fx.exporters.translation import count_nodes, quiet, require_packages
 from dni_fx.modes import eval_mode, training_mode
@@ -99,6 +99,8 @@ class OnnxTraining(Named):
             traced = trace(entry.function, entry.real, entry.fake)
         except ExportError:
             raise
+        except NoSeedError as error:
+            raise ExportError(f"cannot write {what}: {error}.") from None
         except Exception as error:  # whatever an operator may raise that dislikes what has no data
             given = f"{what}, which is given {_shapes(entry)}"
             raise ExportError(f"cannot trace {given}: {type(error).__name__}: {error}") from error
@@ -121,6 +123,7 @@ def assembled(cut: Decoupled, lesson: Lesson) -> tuple[Assembly, list[Entry], li
     with training_mode(cut):
         graph = cutting.settled(cut, call)
         refuse_untrainable(graph, dnis(cut))
+        lesson.check()
         assembly = Assembly(graph, dnis(cut), call, lesson)
         entries = [*assembly.entries()]
     with eval_mode(cut):

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 import dni_fx
 import dni_fx.device
 from dni_fx.device.manifest import NAME, read_manifest
-from tests.device_nets import CASES, written
+from tests.device_nets import CASES, CLASSES, written
 from tests.turns import shared_folder
 
 pytest.importorskip("onnxruntime")
@@ -57,7 +57,9 @@ def test_ten_steps_are_those_of_pytorch(name, mode, opened):
     (x, _), *_ = case.batches()
     outputs = [each for each in tree_leaves(model.eval()(x)) if isinstance(each, torch.Tensor)]
     for mine, theirs in zip(session.predict(x.numpy()), outputs, strict=True):
-        assert off(mine, theirs.detach().numpy()) < case.tolerance
+        finite = np.isfinite(mine)
+        assert np.array_equal(finite, theirs.isfinite().numpy())
+        assert off(mine[finite], theirs.detach().numpy()[finite]) < case.tolerance
 
 
 @pytest.mark.parametrize("mode", ["decoupled", "exact"])
@@ -135,11 +137,38 @@ def test_a_process_without_torch_trains(opened, tmp_path):
         ({"y": np.ones((4, 6))}, np.zeros(4, np.int64), "missing: input"),
         (np.ones((4, 6)), np.zeros(4), "target is int64, and float64 is given"),
         (np.ones((4, 6)), {"target": np.zeros(4, int), "more": 1}, "and not more"),
+        (np.ones((4, 6)), np.zeros(3, int), "as many samples in all of it: input has 4, target has 3"),
+        (np.ones((0, 6)), np.zeros(0, int), "one sample at least"),
+        (np.ones((4, 6)), None, "has shape (batch), and () is given"),
+        ([[1.0], [2.0, 3.0]], np.zeros(2, int), "the input input is no array"),
+        (torch.ones(4, 6).requires_grad_(), np.zeros(4, int), "the input input is no array"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(inputs, targets, what, opened):
     with pytest.raises(dni_fx.device.DeviceError, match=re.escape(what)):
         opened("layers").step(inputs, targets)
+
+
+@pytest.mark.parametrize("wrong", [-1, CLASSES])
+def test_a_class_that_there_is_not_is_refused_and_what_has_moved_is_told(wrong, opened):
+    session = opened("layers", mode="exact")
+    before = session.weights()
+    with pytest.raises(
+        dni_fx.device.DeviceError, match=r"loss.onnx[^$]*stages that had taken theirs stay moved"
+    ):
+        session.step(np.ones((2, 6)), np.array([0, wrong]))
+    assert session.steps == 0
+    assert all(np.array_equal(value, session.weights()[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"memory": "1GB"}, {"memory": -1}, {"rate": "x"}, {"rate": float("nan")}, {"rate": -1}, {"seed": 1.5}],
+)
+def test_an_option_that_is_no_number_is_refused(option, opened):
+    (name,) = option
+    with pytest.raises(dni_fx.device.DeviceError, match=f"^{name} is a "):
+        opened("layers", **option)
 
 
 def test_a_folder_that_is_not_whole_is_refused(opened, tmp_path):

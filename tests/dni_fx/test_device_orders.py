@@ -35,7 +35,8 @@ def test_what_a_graph_reads_is_there_and_what_is_left_is_wanted(session, mode):
         read = {*order.reads.values(), *order.zeros.values(), *(set(order.graph.inputs) - made_up)}
         assert {name for name in read if name not in there and name not in session.store} == set()
         written = {name for name in order.graph.outputs if not name.startswith("new:")}
-        there |= written
+        assert order.keeps.keys() <= set(order.graph.outputs)
+        there |= written | set(order.keeps.values())
         assert set(order.drops) <= there
         there -= set(order.drops)
     left = there - given(manifest, mode)

@@ -21,7 +21,8 @@ export function batchOf(manifest, inputs, targets) {
   const aims = targets === undefined ? new Map() : taken("target", manifest.targets, targets);
   const context = new Map();
   if (manifest.labelsAsContext && aims.size) context.set("context", [...aims.values()][0]);
-  return { inputs: found, targets: aims, context, size: sizeOf(manifest.inputs, found) };
+  const given = [...manifest.inputs, ...(aims.size ? manifest.targets : [])];
+  return { inputs: found, targets: aims, context, size: sizeOf(given, new Map([...found, ...aims])) };
 }
 
 /**
@@ -79,13 +80,18 @@ function checked(kind, wanted, given) {
 /**
  * @param {readonly Taken[]} wanted
  * @param {Named} found
- * @returns {number}
+ * @returns {number} How many samples there are, which is as many in all of them.
  */
 function sizeOf(wanted, found) {
-  for (const { value, shape } of wanted) {
+  const told = wanted.flatMap(({ name, value, shape }) => {
     const at = shape.findIndex((size) => typeof size === "string");
-    const size = found.get(value)?.dims[at];
-    if (size !== undefined) return size;
+    return at < 0 ? [] : [{ name, size: found.get(value)?.dims[at] ?? 1 }];
+  });
+  if (new Set(told.map(({ size }) => size)).size > 1) {
+    const sizes = told.map(({ name, size }) => `${name} has ${size}`).join(", ");
+    throw new DeviceError(`a batch has as many samples in all of it: ${sizes}.`);
   }
-  return [...found.values()].find((tensor) => tensor.dims.length)?.dims[0] ?? 1;
+  const size = told[0]?.size ?? [...found.values()].find((tensor) => tensor.dims.length)?.dims[0] ?? 1;
+  if (!size) throw new DeviceError("a batch has one sample at least, and this one has none.");
+  return size;
 }

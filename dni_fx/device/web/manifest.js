@@ -9,7 +9,8 @@ import { DeviceError, told } from "./errors.js";
  *   evaluate: Graph}} Stage
  * @typedef {{name: string, values: string[], producer: number, consumers: number[], warmup: number,
  *   guess: Graph | null, learn: Graph | null}} Boundary
- * @typedef {{graph: Graph, reads: Map<string, string>, zeros: Map<string, string>, drops: string[]}} Order
+ * @typedef {{graph: Graph, reads: Map<string, string>,  zeros: Map<string, string>,
+ *   keeps: Map<string, string>, drops: string[]}} Order
  * @typedef {{slots: string[], rate: number, labelsAsContext: boolean, inputs: Taken[], targets: Taken[],
  *   outputs: string[], predictions: string[], stages: Stage[], boundaries: Boundary[], loss: Graph,
  *   shared: {graph: Graph, names: string[]} | null}} Contents
@@ -18,7 +19,7 @@ import { DeviceError, told } from "./errors.js";
 
 export const NAME = "training.json";
 const FORMAT = "dni_fx.onnx-training";
-const VERSION = 2;
+const VERSION = 3;
 
 /**
  * What a folder holds.
@@ -102,7 +103,8 @@ function manifest(read) {
 function order(read, known) {
   const named = known.get(read.graph);
   if (named === undefined) throw new Error(`there is no graph ${shown(read.graph)}`);
-  return { graph: named, reads: names(read.reads), zeros: names(read.zeros), drops: list(read.drops, text) };
+  const [reads, zeros, keeps] = [read.reads, read.zeros, read.keeps].map(names);
+  return { graph: named, reads, zeros, keeps, drops: list(read.drops, text) };
 }
 
 /**

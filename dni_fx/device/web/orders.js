@@ -43,6 +43,8 @@ async function obey(order, graphs, values, buffers) {
   ];
   for (const [name, each] of await graphs.run(order.graph, new Map([...values, ...more]))) {
     const before = values.get(name);
+    const kept = order.keeps.get(name);
+    if (kept !== undefined) values.set(kept, each);
     if (name.startsWith(BUFFER)) buffers.set(name.slice(NEW.length), each);
     else if (before !== undefined && /^gp?:/.test(name)) values.set(name, sum(before, each));
     else values.set(name, each);

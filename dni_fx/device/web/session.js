@@ -66,7 +66,7 @@ export class Session {
       const numbers = this.numbers(number, batch.size);
       const given = new Map([...numbers, ...batch.inputs, ...batch.targets, ...batch.context]);
       const orders = this.manifest.orders[this.warmsUp() ? "exact" : this.mode];
-      const left = await follow(orders, this.graphs, given);
+      const left = await follow(orders, this.graphs, given).catch(halfway);
       this.store.set("steps", scalar("int64", BigInt(number)));
       return Number(left.get("loss")?.data[0]);
     });
@@ -92,6 +92,10 @@ export class Session {
    */
   async evaluate(batches) {
     let [loss, total, right, seen] = [0, 0, 0, 0];
+    if (this.manifest.outputs.length !== this.manifest.predictions.length) {
+      const said = "the loss is of what the model returns in train mode, and in eval mode it returns something else.";
+      throw new DeviceError(`${said} "predict" tells what.`);
+    }
     for await (const [inputs, targets] of batches) {
       await this.inTurn(async () => {
         const batch = batchOf(this.manifest, inputs, targets ?? {});
@@ -196,9 +200,9 @@ export class Session {
 
   /** Whether true gradients still go up, since synthesizers have heard of too few of them. */
   warmsUp() {
-    return this.manifest.boundaries
-      .filter(({ learn, warmup }) => learn !== null && warmup)
-      .some(({ name, warmup }) => Number(this.store.get(`s:${name}:scale.seen`).data[0]) < warmup);
+    const heard = (/** @type {import("./manifest.js").Boundary} */ { name, learn }) =>
+      learn === null ? this.steps : Number(this.store.get(`s:${name}:scale.seen`).data[0]);
+    return this.manifest.boundaries.some((each) => each.warmup > 0 && heard(each) < each.warmup);
   }
 
   /**
@@ -211,6 +215,15 @@ export class Session {
     this.last = done.catch(() => undefined);
     return done;
   }
+}
+
+/**
+ * @param {unknown} error
+ * @returns {never}
+ */
+function halfway(error) {
+  const after = "The step ended there: stages that had taken theirs stay moved. Load weights that were saved.";
+  throw error instanceof DeviceError ? new DeviceError(`${error.message} ${after}`, { cause: error }) : error;
 }
 
 /**

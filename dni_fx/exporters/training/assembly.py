@@ -14,6 +14,7 @@ from torch import Tensor
 from dni_fx.calls import Call
 from dni_fx.cut_graph import CutGraph
 from dni_fx.dni import DNI
+from dni_fx.errors import ExportError, first_line
 from dni_fx.exporters.training import functions
 from dni_fx.exporters.training.functions import BATCH, CONTEXT, LEARNING_RATE, STEP, StageStep
 from dni_fx.exporters.training.known import Entry, Known
@@ -46,7 +47,13 @@ class Assembly:
         self.steps: list[StageStep] = []
         self._open(call.leaves)
         for stage in graph.road.stages:
-            self._pass(stage)
+            try:
+                self._pass(stage)
+            except Exception as error:  # whatever an operator may raise that dislikes what has no data
+                told = f"{type(error).__name__}: {first_line(error)}"
+                raise ExportError(
+                    f"cannot run stage {stage.index} for a batch of any size: {told}"
+                ) from error
 
     @cached_property
     def parts(self) -> dict[str, str]:
@@ -238,4 +245,4 @@ def _batch_of(known: Known) -> int:
         for at, size in enumerate(tensor.shape):
             if isinstance(size, torch.SymInt):
                 return known.real[name].shape[at]
-    return next(iter(known.real.values())).shape[0]
+    return next((len(each) for each in known.real.values() if each.dim()), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from dni_fx.exporters.training.assembly import Assembly
 from dni_fx.exporters.training.known import Entry
 from dni_fx.exporters.training.orders import orders
 from dni_fx.exporters.training.tracing import Traced
+from dni_fx.files import write_as_any
 
 _KEPT = ("p:", "b:", "s:")
 
 
 class Contents:
-    """Takes in one written graph after another; `slack` is by how much moved weights may be off.
+    """Takes in one written graph after another; `slack` is how far what was moved may be off, by kind.
 
     `is_fixed` says that a graph takes batches of the example's size alone.
     """
@@ -32,7 +34,7 @@ class Contents:
         self.difference = 0.0
         self.opset = 0
         rates = [dni.interface.lr for dni in assembly.dnis.values()]
-        self.slack = 2 * max([1e-3, *rates])
+        self.slack = {"s": 2 * max([1e-3, *rates]), "p": 2e-3 if self.move.amplifies else 0.0}
         self._graphs: dict[str, Graph] = {}
         self._homes: dict[str, int] = {}
         self._kept: dict[str, Tensor] = {}
@@ -90,7 +92,7 @@ class Contents:
             held[self._homes[name]][name] = value.detach().cpu().clone().contiguous()
         held[min(held)]["steps"] = torch.zeros((), dtype=torch.int64)
         for index, tensors in held.items():
-            save_file(tensors, folder / _state(index))
+            write_as_any(folder / _state(index), partial(save_file, tensors))
         (folder / NAME).write_text((manifest := self._manifest()).to_json(), "utf-8")
         return manifest
 
@@ -106,7 +108,7 @@ class Contents:
             tuple(f"v:{each}" for each in dni.spec.names),
             dni.spec.producer,
             dni.spec.consumers,
-            dni.interface.warmup,
+            max(0, dni.interface.warmup - (dni.scale.count if dni.learner.silent else 0)),
             self._graphs.get(f"guess.{name}"),
             self._graphs.get(f"learn.{name}"),
         )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dni_fx.dni import DNI
 from dni_fx.exporters.training import synthesis
+from dni_fx.exporters.training.decompositions import randomness
 from dni_fx.exporters.training.moves import Move
 from dni_fx.exporters.training.plain import Plain
 from dni_fx.exporters.training.tracing import Function, Shapes, plain_kernels
@@ -85,7 +86,9 @@ class StageStep:
 
     def written(self, real: Named, fake: Named, shapes: Shapes) -> dict[str, tuple[Any, Any, bool]]:
         """What the stage writes at the example, the same without data, and whether it carries a gradient."""
-        found = [self._run(real, learns=True, all_of_it=True)[0]]
+        # A layer may write to its weights, and these are those of the model.
+        own = {f"p:{name}": real[f"p:{name}"].clone() for name in self.stage.named_parameters()}
+        found = [self._run({**real, **own}, learns=True, all_of_it=True)[0]]
         with plain_kernels(), shapes.mode:
             found.append(self._run(fake, learns=False, all_of_it=True)[0])
         return {
@@ -108,6 +111,7 @@ class StageStep:
         if learns:
             wanted = {f"gp:{name}": parameters[name].requires_grad_() for name in (*self.moved, *self.lent)}
             wanted |= {f"g:{name}": reads[name].requires_grad_() for name in self.taught}
+        randomness.begin(self.stage.index)
         with torch.set_grad_enabled(learns):
             written = run_with(self.stage, parameters, buffers, list(reads.values()))
         kept = written if all_of_it else {n: v for n, v in written.items() if isinstance(v, Tensor)}

@@ -21,6 +21,9 @@ class Move(Named):
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
+    amplifies: ClassVar[bool] = False
+    """Whether it moves a parameter as far whose gradient is rounding and nothing else."""
+
     weight_decay: float = 0.0
 
     @abc.abstractmethod
@@ -80,6 +83,7 @@ class Adam(Move):
 
     name = "adam"
     slots = ("exp_avg", "exp_avg_sq")
+    amplifies = True
     decoupled: ClassVar[bool] = False
 
     beta1: float = 0.9

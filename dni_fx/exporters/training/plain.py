@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 
@@ -36,7 +37,7 @@ class Plain:
 def plain(value: Any, fake: Any, beside: Mapping[str, Tensor]) -> Plain:
     """What a value is by tensors read beside it, which like `fake` say how sizes follow the batch."""
     if not isinstance(fake, torch.SymInt):
-        return Plain(value)
+        return Plain(value, is_fixed=any(map(_varies, pytree.tree_leaves(fake))))
     for name, tensor in beside.items():
         for axis, size in enumerate(tensor.shape):
             if isinstance(size, torch.SymInt):
@@ -44,3 +45,9 @@ def plain(value: Any, fake: Any, beside: Mapping[str, Tensor]) -> Plain:
                 if ratio.is_Rational:
                     return Plain(value, name, axis, int(ratio.p), int(ratio.q))
     return Plain(value, is_fixed=True)
+
+
+def _varies(fake: Any) -> bool:
+    """Whether something follows a size that varies."""
+    is_symbol = isinstance(fake, torch.SymInt | torch.SymFloat | torch.SymBool)
+    return is_symbol and bool(fake.node.expr.free_symbols)

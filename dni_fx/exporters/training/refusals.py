@@ -31,5 +31,9 @@ def _problems(graph: CutGraph, dnis: Mapping[str, DNI]) -> Iterator[str]:
             "run stage after stage, it would draw random numbers or write to memory in another order: use a "
             "plan that a policy has made"
         )
+    warmups = {spec.name: dnis[spec.name].interface.warmup for spec in graph.marked.specs}
+    if len(set(warmups.values())) > 1:
+        said = ", ".join(f"warmup={warmup} at {name}" for name, warmup in warmups.items())
+        yield f"true gradients go up at all boundaries of a device or at none: {said}. Say one warmup for all"
     for spec in graph.marked.specs:
         yield from (f"at {each}, which has no graph" for each in refusals(dnis[spec.name]))

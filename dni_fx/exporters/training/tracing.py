@@ -26,6 +26,10 @@ SEED = "seed"
 """The argument by which random numbers are drawn, in a function that draws some."""
 
 
+class NoSeedError(Exception):
+    """A function draws random numbers, and has no argument to draw them by."""
+
+
 @dataclass(frozen=True)
 class Traced:
     """A program, and the names of what it takes and returns, in its order.
@@ -75,8 +79,10 @@ def trace(function: Function, real: Mapping[str, Tensor], fake: Mapping[str, Ten
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(names, tensors, strict=True))
         seed = given.get(SEED)
-        with randomness.drawing(torch.zeros((), dtype=torch.int64) if seed is None else seed):
+        with randomness.drawing(torch.zeros((), dtype=torch.int64) if seed is None else seed) as source:
             found = function(given)
+        if seed is None and source.draws:
+            raise NoSeedError("it draws random numbers, which stages of the model may do and nothing else")
         made[:] = list(found)
         return tuple(each.clone() for each in found.values())  # what is returned as it came needs a node
 

@@ -22,6 +22,7 @@ from dni_fx.exporters.training.decompositions import (
     copying,
     distances,
     embedding,
+    losses,
     normalization,
     ordering,
     pooling,
@@ -46,7 +47,7 @@ _TORCHS_OWN = (
 )
 """Those of torch's own decompositions that are wanted besides its core ones.
 
-Among them is batch norm in train mode, which torch's exporter translates wrongly.
+Batch norm in train mode is among ours, since torch's exporter translates it wrongly.
 """
 
 _OURS: Table = {
@@ -80,6 +81,10 @@ _OURS: Table = {
     aten.bucketize.Tensor: ordering.bucketize,
     aten.median.default: ordering.median,
     aten.median.dim: ordering.median_dim,
+    aten.nll_loss_forward.default: losses.nll_loss_forward,
+    aten.nll_loss2d_forward.default: losses.nll_loss2d_forward,
+    aten._native_batch_norm_legit.default: normalization.batch_norm,
+    aten._native_batch_norm_legit_functional.default: normalization.batch_norm_functional,
     aten._weight_norm_interface_backward.default: normalization.weight_norm_backward,
     aten.as_strided.default: striding.as_strided,
     aten.as_strided_.default: striding.as_strided_,

@@ -1,8 +1,13 @@
-"""The gradients of weights that are normalized."""
+"""Normalization of values and of weights."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch._decomp import get_decompositions
+
+aten = torch.ops.aten
+_BATCH_NORMS = get_decompositions([aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional])
 
 
 def weight_norm_backward(
@@ -16,3 +21,44 @@ def weight_norm_backward(
     others = [axis for axis in range(value.dim()) if axis != dim]
     along = (grad * value).sum(others, keepdim=True) / norms
     return length / norms * (grad - value * (along / norms)), along.to(length.dtype)
+
+
+def batch_norm(
+    value: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    """What batch norm gives, its running numbers moved in place; one sample alone tells no variance."""
+    before = variance.clone()
+    made = _BATCH_NORMS[aten._native_batch_norm_legit.default]
+    found = made(value, weight, bias, mean, variance, training, momentum, eps)
+    if training:
+        variance.copy_(_if_several(value, variance, before))
+    return found
+
+
+def batch_norm_functional(
+    value: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    """What batch norm gives, and its running numbers after it; one sample alone tells no variance."""
+    made = _BATCH_NORMS[aten._native_batch_norm_legit_functional.default]
+    *found, after = made(value, weight, bias, mean, variance, training, momentum, eps)
+    return (*found, _if_several(value, after, variance) if training else after)
+
+
+def _if_several(value: Tensor, told: Tensor, before: Tensor) -> Tensor:
+    """What is told of a variance, if there are several numbers; PyTorch refuses one, and a graph cannot."""
+    count = value.numel() // value.shape[1]
+    return torch.where(torch.full((), count) > 1, told, before)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 _PRIME = 2**31 - 1
 _SQUARES = 4
+_MOST_DRAWS = 10_000
+"""How often one part of a step draws, at most."""
 
 
 @dataclass
@@ -39,6 +41,13 @@ def drawing(seed: Tensor) -> Generator[Source]:
         yield source
     finally:
         _SOURCE.reset(token)
+
+
+def begin(part: int) -> None:
+    """Draw from here on what no other part of a step draws by the same seed."""
+    source = _SOURCE.get()
+    if source is not None:
+        source.draws = part * _MOST_DRAWS
 
 
 def uniform(shape: Sequence[Any], dtype: torch.dtype) -> Tensor:
