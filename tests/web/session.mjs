@@ -43,11 +43,13 @@ for (const [inputs, targets, message] of [
   [{ type: "float32", data: ["a", 2, 3, 4, 5, 6], dims: [1, 6] }, [0], /string in it/],
   [{ type: "float16", data: new Uint16Array(6), dims: [1, 6] }, [0], /given as float16/],
   [[row], { type: "int64", data: [0.5], dims: [1] }, /0.5 is no int64/],
+  [x, [0, 1], /x has 3, target has 2/], [{ data: new Float32Array(0), dims: [0, 6] }, [], /one sample at least/],
 ]) {
   await refused(one.step(inputs, targets), message);
 }
 assert.deepEqual(await one.save(), before);
 assert.equal(one.steps, 4);
+await refused((await open(read, { ort })).step(x, [0, -1, 2]), /loss.onnx.*stages that had taken theirs stay moved/s);
 await refused(one.evaluate([]), /no batch/);
 
 // Weights of a file are taken whole or not at all.

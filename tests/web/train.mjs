@@ -21,7 +21,7 @@ for (const mode of ["decoupled", "exact"]) {
   const session = await open(source, { ort, mode, seed: 3 });
   const losses = [];
   for (const [x, y] of batches) losses.push(await session.step({ x }, y));
-  const outputs = (await session.predict(batches[0][0])).map(({ dims, data }) => ({ dims, data: [...data] }));
+  const outputs = (await session.predict(batches[0][0])).map(({ dims, data }) => ({ dims, data: [...data].map(String) }));
   writeFileSync(join(out, `${mode}.safetensors`), await session.save());
   found[mode] = { losses, outputs, score: await session.evaluate(batches), steps: session.steps };
   await session.close();
