@@ -58,11 +58,7 @@ def _taken(kind: str, wanted: Sequence[Tensor], given: Any) -> dict[str, Array]:
 def _checked(kind: str, wanted: Tensor, given: Any) -> Array:
     try:
         array = np.asarray(given)
-    except (
-        ValueError,
-        RuntimeError,
-        TypeError,
-    ) as error:  # rows of several lengths; a tensor with a gradient
+    except (ValueError, RuntimeError, TypeError) as error:  # such as rows of several lengths
         raise DeviceError(f"the {kind} {wanted.name} is no array: {error}.") from None
     fits = array.ndim == len(wanted.shape) and all(
         isinstance(size, str) or size == found for size, found in zip(wanted.shape, array.shape, strict=True)
@@ -76,20 +72,18 @@ def _checked(kind: str, wanted: Tensor, given: Any) -> Array:
 
 
 def _size(wanted: Sequence[Tensor], taken: Mapping[str, Array]) -> int:
-    """How many samples there are, which is as many in all of them."""
-    told = {
-        each.name: found
-        for each in wanted
-        for size, found in zip(each.shape, taken[each.value].shape, strict=True)
-        if isinstance(size, str)
-    }
-    if len(set(told.values())) > 1:
-        raise DeviceError(
-            f"a batch has as many samples in all of it: {', '.join(f'{n} has {s}' for n, s in told.items())}."
-        )
-    size = next(iter(told.values()), None)
-    if size is None:
-        size = next((len(array) for array in taken.values() if array.ndim), 1)
+    """How many samples there are; sizes of one name are the same in all of a batch."""
+    told: dict[str, dict[str, int]] = {}
+    for each in wanted:
+        for size, found in zip(each.shape, taken[each.value].shape, strict=True):
+            if isinstance(size, str):
+                told.setdefault(size, {})[each.name] = found
+    for name, sizes in told.items():
+        if len(set(sizes.values())) > 1:
+            said = ", ".join(f"{own} has {size}" for own, size in sizes.items())
+            raise DeviceError(f"the size {name} is the same in all of a batch: {said}.")
+    first = [*next(iter(told.values()), {}).values()]
+    size = next(iter(first or [len(array) for array in taken.values() if array.ndim]), 1)
     if not size:
         raise DeviceError("a batch has one sample at least, and this one has none.")
     return size

@@ -58,7 +58,10 @@ class Graph:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An array that callers give, what they call it, and what graphs do. A size is a number or a text."""
+    """An array that callers give, what they call it, and what graphs do.
+
+    A size is a number, or the name of one that varies.
+    """
 
     name: str
     value: str

@@ -137,7 +137,11 @@ def test_a_process_without_torch_trains(opened, tmp_path):
         ({"y": np.ones((4, 6))}, np.zeros(4, np.int64), "missing: input"),
         (np.ones((4, 6)), np.zeros(4), "target is int64, and float64 is given"),
         (np.ones((4, 6)), {"target": np.zeros(4, int), "more": 1}, "and not more"),
-        (np.ones((4, 6)), np.zeros(3, int), "as many samples in all of it: input has 4, target has 3"),
+        (
+            np.ones((4, 6)),
+            np.zeros(3, int),
+            "the size batch is the same in all of a batch: input has 4, target has 3",
+        ),
         (np.ones((0, 6)), np.zeros(0, int), "one sample at least"),
         (np.ones((4, 6)), None, "has shape (batch), and () is given"),
         ([[1.0], [2.0, 3.0]], np.zeros(2, int), "the input input is no array"),

@@ -80,18 +80,26 @@ function checked(kind, wanted, given) {
 /**
  * @param {readonly Taken[]} wanted
  * @param {Named} found
- * @returns {number} How many samples there are, which is as many in all of them.
+ * @returns {number} How many samples there are; sizes of one name are the same in all of a batch.
  */
 function sizeOf(wanted, found) {
-  const told = wanted.flatMap(({ name, value, shape }) => {
-    const at = shape.findIndex((size) => typeof size === "string");
-    return at < 0 ? [] : [{ name, size: found.get(value)?.dims[at] ?? 1 }];
-  });
-  if (new Set(told.map(({ size }) => size)).size > 1) {
-    const sizes = told.map(({ name, size }) => `${name} has ${size}`).join(", ");
-    throw new DeviceError(`a batch has as many samples in all of it: ${sizes}.`);
+  /** @type {Map<string, Map<string, number>>} */
+  const told = new Map();
+  for (const { name, value, shape } of wanted) {
+    for (const [at, size] of shape.entries()) {
+      if (typeof size === "string") {
+        told.set(size, (told.get(size) ?? new Map()).set(name, found.get(value)?.dims[at] ?? 1));
+      }
+    }
   }
-  const size = told[0]?.size ?? [...found.values()].find((tensor) => tensor.dims.length)?.dims[0] ?? 1;
+  for (const [size, sizes] of told) {
+    if (new Set(sizes.values()).size > 1) {
+      const said = [...sizes].map(([name, each]) => `${name} has ${each}`).join(", ");
+      throw new DeviceError(`the size ${size} is the same in all of a batch: ${said}.`);
+    }
+  }
+  const [first] = told.values();
+  const [size] = first?.values() ?? [[...found.values()].find((tensor) => tensor.dims.length)?.dims[0] ?? 1];
   if (!size) throw new DeviceError("a batch has one sample at least, and this one has none.");
   return size;
 }

@@ -38,6 +38,7 @@ class Contents:
         self._graphs: dict[str, Graph] = {}
         self._homes: dict[str, int] = {}
         self._kept: dict[str, Tensor] = {}
+        self._symbols: dict[str, str] = {}
 
     def add(self, entry: Entry, traced: Traced, opset: int, difference: float) -> None:
         """Take in a graph that was written, and what it reads that is kept from step to step."""
@@ -117,8 +118,15 @@ class Contents:
         known = self.assembly.known
         shape: Any = (known.real if self.is_fixed else known.fake)[value].shape
         kind = str(known.real[value].dtype).removeprefix("torch.")
-        sizes = tuple("batch" if isinstance(size, torch.SymInt) else int(size) for size in shape)
-        return Taken(name, value, kind, sizes)
+        return Taken(name, value, kind, tuple(self._size(size) for size in shape))
+
+    def _size(self, size: Any) -> int | str:
+        """A number, or what a size is called that varies: equal names have equal sizes."""
+        if not isinstance(size, torch.SymInt):
+            return int(size)
+        symbol = str(size.node.expr)
+        first = not self._symbols
+        return self._symbols.setdefault(symbol, "batch" if first else f"size_{len(self._symbols)}")
 
 
 def _state(index: int) -> str:
