@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 import dni_fx
 import dni_fx.device
-from dni_fx.device.manifest import NAME, read_manifest
+from dni_fx.device.batches import Batch
+from dni_fx.device.manifest import NAME, Tensor, read_manifest
 from tests.device_nets import CASES, CLASSES, written
 from tests.turns import shared_folder
 
@@ -151,6 +153,23 @@ def test_a_process_without_torch_trains(opened, tmp_path):
 def test_a_batch_that_does_not_fit_is_refused(inputs, targets, what, opened):
     with pytest.raises(dni_fx.device.DeviceError, match=re.escape(what)):
         opened("layers").step(inputs, targets)
+
+
+def test_sizes_of_other_names_vary_by_themselves(opened):
+    manifest = replace(
+        opened("layers").manifest,
+        inputs=(
+            Tensor("x", "v:x", "float32", ("batch", "size_1")),
+            Tensor("z", "v:z", "float32", ("size_1",)),
+        ),
+        targets=(Tensor("y", "y", "int64", ("batch",)),),
+    )
+    given = {"x": np.ones((3, 5)), "z": np.ones(5)}
+    assert Batch.of(manifest, given, np.zeros(3, int)).size == 3
+    with pytest.raises(
+        dni_fx.device.DeviceError, match="size size_1 is the same in all of a batch: x has 5, z has 2"
+    ):
+        Batch.of(manifest, {**given, "z": np.ones(2)}, np.zeros(3, int))
 
 
 @pytest.mark.parametrize("wrong", [-1, CLASSES])
