@@ -47,4 +47,9 @@ def test_a_dry_run_writes_nothing_and_tells_all():
 def test_what_cannot_be_trained_so_is_refused():
     assert "no training exporter named 'onnx'" in refusal(f"{ASKED} --exporter onnx -o step")
     assert "window=2, which has no graph" in refusal(f"{ASKED} --interface dni:window=2 -o step")
+    Path("full").mkdir()
+    Path("full/theirs").touch()
+    assert "it holds theirs, which no export wrote. Name a new or an empty folder" in refusal(
+        f"{ASKED} -o full"
+    )
     assert "cannot read --example here: 8xx" in refusal(f"{ASKED} --target 8xx -o step")

@@ -33,7 +33,10 @@ class Session:
     up from stage to stage, and a step is one of plain backpropagation. In both, one stage is at work at a
     time. With `memory` no more bytes of weights and optimizer state than that are kept in memory, but for
     those of one stage, and no graph but the one that runs; what a stage has changed is then written to
-    the folder as training goes on. Without it the folder is as it was until `flush`.
+    the folder as training goes on, and until `flush` the folder has stages of different steps. Without it
+    the folder is as it was until `flush`.
+
+    `mode` and `rate`, the learning rate, may be changed between steps.
     """
 
     def __init__(self, folder: Path, mode: str, memory: int | None, rate: float | None, seed: int) -> None:
@@ -56,11 +59,12 @@ class Session:
     def step(self, inputs: Any, targets: Any) -> float:
         """Train on one batch; returns its loss.
 
-        `inputs` are arrays by name, or one array for a model with one input; `targets` likewise, or a
-        sequence.
+        `inputs` are arrays by name, or a sequence of arrays, or the array itself for a model with one input;
+        `targets` likewise. What they are called is in `manifest`.
 
         Raises:
-            DeviceError: a batch is not what the model takes.
+            DeviceError: a batch is not what the model takes, or a graph does not run on it, as the loss does
+                not on a class that there is not. Then stages that had run stay moved.
         """
         batch = Batch.of(self.manifest, inputs, targets)
         number = self.steps + 1
@@ -100,7 +104,10 @@ class Session:
                 "the loss is of what the model returns in train mode, and in eval mode it returns something "
                 "else. `predict` tells what."
             )
-        for inputs, targets in batches:
+        for pair in batches:
+            if not isinstance(cast("object", pair), tuple | list) or len(pair) != 2:
+                raise DeviceError("batches are pairs of inputs and targets: evaluate([(x, y)]).")
+            inputs, targets = pair
             batch = Batch.of(self.manifest, inputs, targets)
             found = self._outputs(batch)
             given = dict(zip(self.manifest.outputs, found, strict=True))
@@ -128,7 +135,8 @@ class Session:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights to a `.safetensors` file, under the names that they have in PyTorch.
 
-        `cut.load_state_dict(safetensors.torch.load_file(path), strict=False)` takes them there.
+        `model.load_state_dict(safetensors.torch.load_file(path))` takes them there; a cut model has more
+        and takes them with `strict=False`.
 
         Raises:
             DeviceError: it cannot be written.
@@ -194,7 +202,10 @@ def open_session(
     rate: float | None = None,
     seed: int = 0,
 ) -> Session:
-    """The session of a folder; `rate` is the learning rate, if it is not to be that of the folder.
+    """The session of a folder.
+
+    `memory` are the bytes of weights and optimizer state that are kept in memory, and all if it is not said;
+    `rate` is the learning rate, if it is not to be that of the folder; `seed` tells dropout and the like.
 
     Raises:
         DeviceError: the folder is not whole, or was not written by `onnx-training`; or an option has a value

@@ -11,7 +11,7 @@ import torch
 from dni_fx.calls import call_of
 from dni_fx.decoupled import Decoupled, cutting_of, dnis
 from dni_fx.device.errors import DeviceError
-from dni_fx.device.manifest import read_manifest
+from dni_fx.device.manifest import NAME, read_manifest
 from dni_fx.errors import ExportError, FileError
 from dni_fx.exporters.base import Written
 from dni_fx.exporters.folders import check_folder, replacing_folder
@@ -141,6 +141,8 @@ def _shapes(entry: Entry) -> str:
 
 
 def _files_of(folder: Path) -> tuple[str, ...]:
+    if not (folder / NAME).exists():
+        return ()
     try:
         return read_manifest(folder).files
     except DeviceError as error:

@@ -155,6 +155,12 @@ def test_a_batch_that_does_not_fit_is_refused(inputs, targets, what, opened):
         opened("layers").step(inputs, targets)
 
 
+@pytest.mark.parametrize("batches", [(np.ones((4, 6)), np.zeros(4, int)), [np.ones(3)]])
+def test_what_is_no_list_of_pairs_is_refused(batches, opened):
+    with pytest.raises(dni_fx.device.DeviceError, match="pairs of inputs and targets"):
+        opened("layers").evaluate(batches)
+
+
 def test_sizes_of_other_names_vary_by_themselves(opened):
     manifest = replace(
         opened("layers").manifest,

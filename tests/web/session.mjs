@@ -116,6 +116,8 @@ for (const [change, message] of [
   await refused(open(described(change), { ort }), message);
 }
 await refused(open("http://127.0.0.1:9", { ort }), /cannot read training.json/);
+await refused(open(folder, { ort }), /no address to fetch from: give a function/);
+await refused(open(pathToFileURL(folder), { ort }), /no address to fetch from: give a function/);
 await refused(open(read, { ort, mode: "backward" }), /mode is decoupled or exact/);
 await refused(open(read, { ort, seed: 0.5 }), /whole number/);
 const damaged = await open((name) => (name.endsWith(".onnx") ? read(name).subarray(9) : read(name)), { ort });

@@ -38,14 +38,16 @@ class LessonRequest:
         str | None,
         typer.Option(
             metavar="SHAPE",
-            help="An example of the targets, such as 8:int64<10; such as the loss takes them if not said.",
+            help="An example of the targets, of as many samples as that of the inputs, such as 8:int64<10; "
+            "such as the loss takes them if not said.",
         ),
     ] = None
     optimizer: Annotated[
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="What moves the weights there, such as momentum:momentum=0.8: adam if not said.",
+            help="What moves the weights there: sgd, momentum, adam or adamw, with options such as "
+            "momentum:momentum=0.8; adam if not said.",
         ),
     ] = None
     lr: Annotated[
@@ -53,7 +55,11 @@ class LessonRequest:
         typer.Option(min=0.0, help="Its learning rate, unless the device names another: 0.001 if not said."),
     ] = None
     labels: Annotated[
-        bool, typer.Option("--labels", help="Show the labels to the synthesizers there (cDNI).")
+        bool,
+        typer.Option(
+            "--labels",
+            help="Show the labels to the synthesizers there (cDNI); decoupled stages learn little without.",
+        ),
     ] = False
 
 

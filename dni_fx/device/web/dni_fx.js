@@ -7,6 +7,12 @@
  *     const session = await open("digits", { ort });
  *     for (const [images, labels] of batches) await session.step({ x: images }, labels);
  *     const bytes = await session.save(); // safetensors, under the names that the PyTorch model knows
+ *
+ * In Node, which fetches no paths, a function reads the files of the folder:
+ *
+ *     import { readFileSync } from "node:fs";
+ *
+ *     const session = await open((name) => readFileSync(`digits/${name}`), { ort });
  */
 
 import { DeviceError } from "./errors.js";

@@ -32,7 +32,11 @@ export function reader(source) {
 function fetching(address) {
   return async (name) => {
     const here = /** @type {any} */ (globalThis).location?.href;
-    const folder = new URL(`${address}`.replace(/\/?$/, "/"), here);
+    const text = `${address}`.replace(/\/?$/, "/");
+    if (!URL.canParse(text, here) || text.startsWith("file:")) {
+      throw new Error(`${address} is no address to fetch from: give a function that reads a file by its name`);
+    }
+    const folder = new URL(text, here);
     const response = await fetch(new URL(encodeURIComponent(name), folder));
     if (!response.ok) throw new Error(`${response.url} answers ${response.status}`);
     return response.arrayBuffer();
