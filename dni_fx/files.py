@@ -86,6 +86,11 @@ def part_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name was to take the place of another one, and never did."""
+    return name.startswith(".") and name.endswith(".part")
+
+
 def remove_leftovers(folder: Path, name: str) -> None:
     """Remove what was to take the place of `name`, and belongs to processes that were killed.
 

@@ -24,6 +24,14 @@ def test_what_safetensors_wrote_is_read_back(tmp_path):
     assert all(torch.equal(found[name], each) for name, each in TENSORS.items())
 
 
+def test_what_is_written_has_the_permissions_of_any_new_file(tmp_path):
+    """By itself safetensors lets nobody read it but its owner."""
+    write_folder(tmp_path / "written", {}, TENSORS)
+    (tmp_path / "any").touch()
+    usual = (tmp_path / "any").stat().st_mode
+    assert {each.stat().st_mode for each in (tmp_path / "written").iterdir()} == {usual}
+
+
 def huge(text: bytes) -> bytes:
     return struct.pack("<Q", 2**40) + text
 

@@ -15,6 +15,7 @@ from dni_fx import verbs
 from dni_fx.assembly import example_of
 from dni_fx.cli import losses
 from dni_fx.cli.commands.export import Export, Form
+from dni_fx.cli.commands.training import CROSS_ENTROPY
 from dni_fx.cli.examples import read_example
 from dni_fx.cli.models import Opened, cut_model, open_model
 from dni_fx.cli.output import say_json
@@ -68,7 +69,7 @@ def _training(request: Export) -> Write:
     asked = request.lesson
     exporter = parse(request.exporter or "onnx-training", TRAINING_EXPORTERS)
     exporter.check_place(request.output)
-    name = asked.loss or losses.CROSS_ENTROPY
+    name = asked.loss or CROSS_ENTROPY
     loss = losses.loss_of(name)
     if name not in losses.LOSSES and asked.target is None:
         raise typer.BadParameter(f"only you know what {name} takes: add --target SHAPE, such as 8x10.")
@@ -105,7 +106,7 @@ def _targets(asked: str | None, cut: Decoupled, opened: Opened, loss: str) -> An
     args, kwargs = example_of(cut, opened.example).arguments()
     with eval_mode(cut), torch.no_grad(), torch.random.fork_rng(devices=[]):
         scores = losses.first_tensor(losses.free_of(cut, cut(*args, **kwargs)))
-    return _labels(scores) if loss == losses.CROSS_ENTROPY else torch.zeros_like(scores)
+    return _labels(scores) if loss == CROSS_ENTROPY else torch.zeros_like(scores)
 
 
 def _labels(scores: Tensor) -> Tensor:

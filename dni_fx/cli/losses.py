@@ -9,6 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from dni_fx.cli.code import look_up
+from dni_fx.cli.commands.training import CROSS_ENTROPY
 from dni_fx.decoupled import Decoupled, cutting_of
 from dni_fx.errors import DniError, FileError
 from dni_fx.feedback import writes_of
@@ -74,7 +75,6 @@ def mse(outputs: Any, target: Tensor) -> Tensor:
     return F.mse_loss(value, target.to(value.dtype))
 
 
-CROSS_ENTROPY = "cross-entropy"
 LOSSES: Registry[Loss] = Registry("loss", {CROSS_ENTROPY: cross_entropy, "mse": mse})
 
 

@@ -19,7 +19,7 @@ from dni_fx.board import check_board
 from dni_fx.cli import losses
 from dni_fx.cli.alongside import alongside
 from dni_fx.cli.commands.train import Train
-from dni_fx.cli.commands.training import KeepRequest, OptimizerName, Precision
+from dni_fx.cli.commands.training import CROSS_ENTROPY, KeepRequest, OptimizerName, Precision
 from dni_fx.cli.data import BATCH_SIZE, Data, Reader, first_inputs
 from dni_fx.cli.decouple import refuse_untrainable
 from dni_fx.cli.fixed_batch import fixed_batch
@@ -80,7 +80,7 @@ def _run(request: Train) -> None:
     cut = cut_model(opened, request.cut)
     torch.manual_seed(request.data.seed)
     loss, metrics = losses.of_free_outputs(cut, judge), _metrics(cut, request.step.loss)
-    labels_of = request.data.data if request.step.loss == losses.CROSS_ENTROPY else ""
+    labels_of = request.data.data if request.step.loss == CROSS_ENTROPY else ""
     with (
         _told_by_options(request, cut),
         hinting_at_state(cut, isinstance(opened.model, Decoupled)),
@@ -239,7 +239,7 @@ def _optimizer(name: OptimizerName, lr: float) -> OptimizerFactory:
 
 
 def _metrics(cut: Decoupled, loss: str) -> dict[str, Metric]:
-    if loss != losses.CROSS_ENTROPY:
+    if loss != CROSS_ENTROPY:
         return {}
     return {"accuracy": losses.of_free_outputs(cut, losses.accuracy)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
@@ -113,16 +113,8 @@ class Session:
             given = dict(zip(self.manifest.outputs, found, strict=True))
             loss += float(self._graphs.run(self.manifest.loss, given | batch.targets)["loss"]) * batch.size
             total += batch.size
-            target, *others = [*batch.targets.values()] or [np.zeros(0)]
-            if (
-                not others
-                and found
-                and np.issubdtype(target.dtype, np.integer)
-                and found[0].ndim == target.ndim + 1
-            ):
-                axis = 1 if found[0].ndim > 1 else -1
-                right += int((found[0].argmax(axis) == target).sum())
-                seen += target.size
+            hits = _hits(found, [*batch.targets.values()])
+            right, seen = right + hits[0], seen + hits[1]
         if not total:
             raise DeviceError("there is no batch to evaluate on.")
         return {"loss": loss / total} | ({"accuracy": right / seen} if seen else {})
@@ -186,6 +178,17 @@ class Session:
 
     def _heard(self, boundary: Boundary) -> int:
         return self.steps if boundary.learn is None else int(self.store[f"s:{boundary.name}:scale.seen"])
+
+
+def _hits(outputs: Sequence[Array], targets: Sequence[Array]) -> tuple[int, int]:
+    """How many class numbers have the largest score, and of how many: none if targets are no classes."""
+    if len(targets) != 1 or not outputs:
+        return 0, 0
+    (target,), scores = targets, outputs[0]
+    if not np.issubdtype(target.dtype, np.integer) or scores.ndim != target.ndim + 1:
+        return 0, 0
+    axis = 1 if scores.ndim > 1 else -1
+    return int((scores.argmax(axis) == target).sum()), target.size
 
 
 def _check_number(option: str, value: object, kind: type, is_said: str) -> None:

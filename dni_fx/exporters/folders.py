@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dni_fx.errors import FileError
+from dni_fx.files import is_leftover
 
 
 def check_folder(path: Path, files_of: Callable[[Path], Iterable[str]]) -> None:
@@ -35,16 +36,11 @@ def check_folder(path: Path, files_of: Callable[[Path], Iterable[str]]) -> None:
         ours = set(files_of(path))
     except FileError as error:
         raise FileError(f"cannot replace the folder {path}: {error} {instead}") from None
-    if others := sorted(each for each in held - ours if not _is_leftover(each)):
+    if others := sorted(each for each in held - ours if not is_leftover(each)):
         raise FileError(
             f"cannot replace the folder {path}: it holds {', '.join(others[:5])}, which no "
             f"export wrote. {instead}"
         )
-
-
-def _is_leftover(name: str) -> bool:
-    """Whether a process was killed that was about to write this file whole."""
-    return name.startswith(".") and name.endswith(".part")
 
 
 @contextmanager

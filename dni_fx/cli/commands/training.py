@@ -11,6 +11,8 @@ import typer
 
 from dni_fx.cli.completion import completing
 
+CROSS_ENTROPY = "cross-entropy"
+
 
 class OptimizerName(StrEnum):
     """What moves the weights."""
@@ -87,7 +89,7 @@ class StepRequest:
             help="What to minimize, of outputs that are not carried to the next step: cross-entropy or mse "
             "of the first; or package.module:function, which takes all, and the target.",
         ),
-    ] = "cross-entropy"
+    ] = CROSS_ENTROPY
     runtime: Annotated[
         str,
         typer.Option(

@@ -16,6 +16,7 @@ from dni_fx.exporters.training.tracing import SEED, Traced
 
 _TOLERANCE = 1e-4
 _ROUNDING = 4
+"""How often a weight is rounded in its last digit: by the step and by the difference, there and here."""
 
 
 def compared(path: Path, entry: Entry, traced: Traced, slack: Mapping[str, float]) -> float:

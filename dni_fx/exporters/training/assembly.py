@@ -16,7 +16,7 @@ from dni_fx.cut_graph import CutGraph
 from dni_fx.dni import DNI
 from dni_fx.errors import ExportError, first_line
 from dni_fx.exporters.training import functions
-from dni_fx.exporters.training.functions import BATCH, CONTEXT, LEARNING_RATE, STEP, StageStep
+from dni_fx.exporters.training.functions import BATCH, CONTEXT, EXAMPLE_RATE, LEARNING_RATE, STEP, StageStep
 from dni_fx.exporters.training.known import Entry, Known
 from dni_fx.exporters.training.lesson import Lesson
 from dni_fx.exporters.training.synthesis import state_of
@@ -182,7 +182,7 @@ class Assembly:
             known.add(name, leaf, varying if leaf.dim() and len(leaf) == batch else frozenset())
         if self.lesson.labels_as_context:
             known.real[CONTEXT], known.fake[CONTEXT] = known.real[TARGET], known.fake[TARGET]
-        for name, number in ((LEARNING_RATE, 1e-3), (STEP, 1.0)):
+        for name, number in ((LEARNING_RATE, EXAMPLE_RATE), (STEP, 1.0)):
             known.add(name, torch.full((), number, dtype=torch.float64))
         for name, number in ((BATCH, batch), (SEED, 0)):
             known.add(name, torch.full((), number, dtype=torch.int64))

@@ -13,6 +13,7 @@ from torch import Tensor
 from dni_fx.device.manifest import NAME, Boundary, Graph, Manifest, Shared, Stage
 from dni_fx.device.manifest import Tensor as Taken
 from dni_fx.exporters.training.assembly import Assembly
+from dni_fx.exporters.training.functions import EXAMPLE_RATE
 from dni_fx.exporters.training.known import Entry
 from dni_fx.exporters.training.orders import orders
 from dni_fx.exporters.training.tracing import Traced
@@ -34,7 +35,9 @@ class Contents:
         self.difference = 0.0
         self.opset = 0
         rates = [dni.interface.lr for dni in assembly.dnis.values()]
-        self.slack = {"s": 2 * max([1e-3, *rates]), "p": 2e-3 if self.move.amplifies else 0.0}
+        # One that is all rounding may go the full step of Adam one way, and in PyTorch the other.
+        moved = 2 * EXAMPLE_RATE if self.move.amplifies else 0.0
+        self.slack = {"s": 2 * max([EXAMPLE_RATE, *rates]), "p": moved}
         self._graphs: dict[str, Graph] = {}
         self._homes: dict[str, int] = {}
         self._kept: dict[str, Tensor] = {}

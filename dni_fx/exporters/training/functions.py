@@ -31,6 +31,8 @@ Named = Mapping[str, Tensor]
 Context = Callable[[Named], Tensor | None]
 """What synthesizers see beside the value, of what a graph is given."""
 LEARNING_RATE, STEP, BATCH, CONTEXT, LOSS = "lr", "step", "batch", "context", "loss"
+EXAMPLE_RATE = 1e-3
+"""The learning rate at which graphs are traced, and compared with PyTorch."""
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,7 @@ def trace(function: Function, real: Mapping[str, Tensor], fake: Mapping[str, Ten
         )
     module.graph.eliminate_dead_code()
     _unview(module.graph)
-    used = [bool(node.users) for node in module.graph.find_nodes(op="placeholder")]
-    kept = [name for name, is_used in zip(names, used, strict=True) if is_used]
-    for node, is_used in zip(module.graph.find_nodes(op="placeholder"), used, strict=True):
-        if not is_used:
-            module.graph.erase_node(node)
+    kept = _without_unread(module.graph, names)
     module.recompile()
     # A size that the function has asked for as a number is one from here on, or others would be wrong.
     varying = [_varying(fake[name]) for name in kept]
@@ -109,6 +105,17 @@ def trace(function: Function, real: Mapping[str, Tensor], fake: Mapping[str, Ten
             strict=False,
         )
     return Traced(program, tuple(kept), tuple(made), _is_fixed(program, varying))
+
+
+def _without_unread(graph: Graph, names: Sequence[str]) -> list[str]:
+    """Remove the arguments of these names that nothing reads; returns the names of the others."""
+    kept: list[str] = []
+    for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=True):
+        if node.users:
+            kept.append(name)
+        else:
+            graph.erase_node(node)
+    return kept
 
 
 def _unview(graph: Graph) -> None:

@@ -78,7 +78,6 @@ _OURS: Table = {
     aten._cdist_backward.default: distances.cdist_backward,
     aten.kthvalue.default: ordering.kthvalue,
     aten.searchsorted.Tensor: ordering.searchsorted,
-    aten.bucketize.Tensor: ordering.bucketize,
     aten.median.default: ordering.median,
     aten.median.dim: ordering.median_dim,
     aten.nll_loss_forward.default: losses.nll_loss_forward,

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
 
-_FORWARD = (torch.ops.aten.nll_loss_forward, torch.ops.aten.nll_loss2d_forward)
-_TORCHS_OWN = get_decompositions(_FORWARD)
+aten = torch.ops.aten
+_TORCHS_OWN = get_decompositions([aten.nll_loss_forward, aten.nll_loss2d_forward])
 
 
-def nll_loss_forward(
-    scores: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignored: int
+def _told(
+    made: Callable[..., Any],
+    scores: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    ignored: int,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each sample, or of all, and the sum of the weights of classes."""
-    made = _TORCHS_OWN[torch.ops.aten.nll_loss_forward.default]
-    return made(scores, _told(scores, target, ignored), weight, reduction, ignored)
+    """The loss, and the sum of the weights of classes; a number below 0 becomes one that is too high.
 
-
-def nll_loss2d_forward(
-    scores: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignored: int
-) -> tuple[Tensor, Tensor]:
-    """The same of pixels."""
-    made = _TORCHS_OWN[torch.ops.aten.nll_loss2d_forward.default]
-    return made(scores, _told(scores, target, ignored), weight, reduction, ignored)
-
-
-def _told(scores: Tensor, target: Tensor, ignored: int) -> Tensor:
-    """Class numbers, those below 0 as one too high, so that whoever runs the graph tells of it."""
+    Of that one, whoever runs the graph tells.
+    """
     is_wrong = (target < 0) & (target != ignored)
-    return torch.where(is_wrong, scores.shape[1 if scores.dim() > 1 else 0], target)
+    classes = scores.shape[1 if scores.dim() > 1 else 0]
+    return made(scores, torch.where(is_wrong, classes, target), weight, reduction, ignored)
+
+
+nll_loss_forward = partial(_told, _TORCHS_OWN[aten.nll_loss_forward.default])
+nll_loss2d_forward = partial(_told, _TORCHS_OWN[aten.nll_loss2d_forward.default])

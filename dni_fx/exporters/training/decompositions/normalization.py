@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
 
 aten = torch.ops.aten
-_BATCH_NORMS = get_decompositions([aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional])
+_BATCH_NORM = get_decompositions([aten._native_batch_norm_legit_functional])
 
 
 def weight_norm_backward(
@@ -23,25 +25,6 @@ def weight_norm_backward(
     return length / norms * (grad - value * (along / norms)), along.to(length.dtype)
 
 
-def batch_norm(
-    value: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, ...]:
-    """What batch norm gives, its running numbers moved in place; one sample alone tells no variance."""
-    before = variance.clone()
-    made = _BATCH_NORMS[aten._native_batch_norm_legit.default]
-    found = made(value, weight, bias, mean, variance, training, momentum, eps)
-    if training:
-        variance.copy_(_if_several(value, variance, before))
-    return found
-
-
 def batch_norm_functional(
     value: Tensor,
     weight: Tensor | None,
@@ -53,9 +36,19 @@ def batch_norm_functional(
     eps: float,
 ) -> tuple[Tensor, ...]:
     """What batch norm gives, and its running numbers after it; one sample alone tells no variance."""
-    made = _BATCH_NORMS[aten._native_batch_norm_legit_functional.default]
+    made = _BATCH_NORM[aten._native_batch_norm_legit_functional.default]
     *found, after = made(value, weight, bias, mean, variance, training, momentum, eps)
     return (*found, _if_several(value, after, variance) if training else after)
+
+
+def batch_norm(
+    value: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, *options: Any
+) -> tuple[Tensor, ...]:
+    """What batch norm gives, its running numbers moved in place."""
+    *found, mean_after, after = batch_norm_functional(value, weight, bias, mean, variance, *options)
+    mean.copy_(mean_after)
+    variance.copy_(after)
+    return tuple(found)
 
 
 def _if_several(value: Tensor, told: Tensor, before: Tensor) -> Tensor:

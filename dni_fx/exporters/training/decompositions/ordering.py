@@ -43,8 +43,3 @@ def searchsorted(
     places = values.unsqueeze(-1)
     is_below = rows <= places if right or side == "right" else rows < places
     return is_below.sum(-1, dtype=int32 if out_int32 else int64)
-
-
-def bucketize(value: Tensor, bounds: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
-    """Between which bounds each element lies, by number."""
-    return searchsorted(bounds, value, out_int32=out_int32, right=right)
